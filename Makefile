@@ -1,0 +1,34 @@
+# Two commands for everyone: `make demo` and `make test`. Both set everything up by themselves.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check format setup clean
+
+demo: setup  ## a real model, three sites, 18 simulated hours: about 5 minutes
+	$(BIN)/uncurtail run experiments/demo.toml
+
+test: setup  ## the whole suite, real Flower, Redis and Vessim included
+	$(BIN)/pytest -q
+
+check: setup  ## what CI checks before the tests: format, lint, types, structure
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+setup: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "uncurtail needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	@# torch by its exact version first: a range would take a build with gigabytes of CUDA.
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,check,wandb,tensorboard]'
+	@touch $@
+
+clean:
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,5 @@
+"""`python -m uncurtail`: the command line."""
+
+from uncurtail.cli import main
+
+main()
