@@ -1,0 +1,130 @@
+"""Stage 6: phases and power to energy and emissions, by site and phase.
+
+Intensity is held stepwise: each value holds until the next. Every phase counts, and time whose
+intensity is unknown counts as energy without emissions (`unpriced_j`), never as zero.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
+from typing import Any
+
+from uncurtail.core.signals import Trace
+
+J_PER_KWH = 3.6e6
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of time in which a site's phase, power and intensity did not change."""
+
+    site: str
+    phase: str
+    start: float
+    end: float
+    power_w: float
+    intensity_g_per_kwh: float | None
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one site drew in one phase. `clean_j` is the energy below the policy's threshold."""
+
+    duration_s: float = 0.0
+    energy_j: float = 0.0
+    emissions_g: float = 0.0
+    clean_j: float = 0.0
+    unpriced_j: float = 0.0
+
+
+class Ledger:
+    """Energy and emissions so far, by (site, phase); a plain value that grows by segments."""
+
+    def __init__(self, clean_below_g_per_kwh: float) -> None:
+        self.clean_below_g_per_kwh = clean_below_g_per_kwh
+        self.tallies: dict[tuple[str, str], Tally] = {}
+
+    def add(self, segment: Segment) -> None:
+        """Count one segment. Empty ones change nothing.
+
+        Raises:
+            ValueError: The segment ends before it starts.
+        """
+        duration_s = segment.end - segment.start
+        if duration_s < 0:
+            raise ValueError(f"a segment of {segment.site} ends {-duration_s} s before it starts")
+        if duration_s == 0:
+            return
+        tally = self.tallies.setdefault((segment.site, segment.phase), Tally())
+        energy_j = segment.power_w * duration_s
+        tally.duration_s += duration_s
+        tally.energy_j += energy_j
+        if segment.intensity_g_per_kwh is None:
+            tally.unpriced_j += energy_j
+            return
+        tally.emissions_g += energy_j / J_PER_KWH * segment.intensity_g_per_kwh
+        if segment.intensity_g_per_kwh < self.clean_below_g_per_kwh:
+            tally.clean_j += energy_j
+
+    def total(self, *, site: str | None = None, phase: str | None = None) -> Tally:
+        """The sum over everything that matches."""
+        total = Tally()
+        for (of_site, of_phase), tally in self.tallies.items():
+            if site in (None, of_site) and phase in (None, of_phase):
+                for item in fields(Tally):
+                    value = getattr(total, item.name) + getattr(tally, item.name)
+                    setattr(total, item.name, value)
+        return total
+
+    def to_json(self) -> dict[str, Any]:
+        """{site: {phase: tally}}, as a commit holds it."""
+        body: dict[str, Any] = {}
+        for (site, phase), tally in sorted(self.tallies.items()):
+            body.setdefault(site, {})[phase] = asdict(tally)
+        return body
+
+    @classmethod
+    def from_json(
+        cls, body: Mapping[str, Mapping[str, Any]], clean_below_g_per_kwh: float
+    ) -> "Ledger":
+        """The ledger of a commit."""
+        ledger = cls(clean_below_g_per_kwh)
+        for site, phases in body.items():
+            for phase, tally in phases.items():
+                ledger.tallies[site, phase] = Tally(**tally)
+        return ledger
+
+    @classmethod
+    def from_segments(cls, segments: Iterable[Segment], clean_below_g_per_kwh: float) -> "Ledger":
+        """The ledger of these segments."""
+        ledger = cls(clean_below_g_per_kwh)
+        for segment in segments:
+            ledger.add(segment)
+        return ledger
+
+
+def emissions_g(trace: Trace, start: float, end: float, power_w: float) -> float | None:
+    """Emissions of a constant load over [start, end); None where the trace does not know."""
+    total_g = 0.0
+    edges = [start, *(float(t) for t in trace.times if start < t < end), end]
+    for left, right in pairwise(edges):
+        value = trace.at(left)
+        if value is None or right > trace.end:
+            return None
+        total_g += power_w * (right - left) / J_PER_KWH * value
+    return total_g
+
+
+def baselines_kg(
+    traces: Mapping[str, Trace], start: float, train_s: float, train_power_w: Mapping[str, float]
+) -> dict[str, float | None]:
+    """What each site alone, always on from the run's start, would emit for the same training.
+
+    The method of arXiv:2602.22760: the same site-hours at training power, nothing for starting
+    or idling. None where the run's own readings do not reach that far.
+    """
+    result: dict[str, float | None] = {}
+    for site, trace in traces.items():
+        grams = emissions_g(trace, start, start + train_s, train_power_w[site])
+        result[site] = None if grams is None else grams / 1000.0
+    return result

@@ -1,0 +1,55 @@
+"""What the coordinator wants of a site right now, and what a site says of itself.
+
+State, not events: each is a whole value under a key, written again and again. A site that asks
+late still gets the answer, and a lost write is repaired by the next.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What a session should do. A newer epoch ends whatever an older one ordered."""
+
+    epoch: int
+    session: int
+    train: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """The open round: completes a stand-by order whose round it is."""
+
+    epoch: int
+    round: int
+    base_version: int
+    base: str
+    close_in_wall_s: float
+    not_after_wall: float
+    tokens_at_start: int
+    sites: int
+
+
+@dataclass(frozen=True, slots=True)
+class Heart:
+    """A trainer's own word, written about once a second and at every change."""
+
+    session: int
+    stepping: bool
+    round: int
+    steps: int
+    skew_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """One inner step, as its trainer saw it. `wall_s`: its clock, corrected by its skew."""
+
+    site: str
+    session: int
+    round: int
+    epoch: int
+    step: int
+    loss: float
+    tokens: int
+    wall_s: float
