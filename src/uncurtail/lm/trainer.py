@@ -1,0 +1,363 @@
+"""The trainer of one site: keeps model and optimizers between orders, trains, stops when told.
+
+Knows no clock, and no network but its own ranks: each takes an equal share of every step, their
+gradients are averaged, and so they stay equal. The first is called; the others `follow` it.
+Suffixes: B sequences, T tokens, V vocabulary.
+"""
+# ruff: noqa: N806
+
+import hashlib
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from uncurtail.lm.data import Corpus
+from uncurtail.lm.model import GPT, initial_weights
+from uncurtail.lm.optim import build_optimizers, fast_bf16
+from uncurtail.lm.ranks import Ranks, Word
+from uncurtail.lm.schedule import decay_scale, lr_scale, muon_momentum
+from uncurtail.lm.sections import ModelSection, TrainSection
+from uncurtail.lm.snapshot import read_snapshot, write_snapshot
+
+__all__ = [
+    "NonFiniteLoss",
+    "StepMetrics",
+    "TrainOrder",
+    "TrainResult",
+    "TrainSection",
+    "Trainer",
+    "initial_weights",
+]
+
+
+class NonFiniteLoss(RuntimeError):  # noqa: N818 - says what happened, as StopIteration does
+    """Loss or gradient is not finite; the optimizer has not moved."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOrder:
+    """Steps to take: `intervals` of (epoch, start, stop), in order.
+
+    `tokens_at_start` is the run's token count at the base version; each local step advances the
+    clock by `sites` batches, since that many sites train at once.
+    """
+
+    intervals: tuple[tuple[int, int, int], ...]
+    tokens_at_start: int
+    sites: int
+
+    def steps(self) -> Iterator[tuple[int, int]]:
+        """Each (epoch, step) of the order."""
+        for epoch, start, stop in self.intervals:
+            for step in range(start, stop):
+                yield epoch, step
+
+
+@dataclass(frozen=True, slots=True)
+class StepMetrics:
+    """One step: `index` counts the steps done in this order, this one included.
+
+    `loss` is nats per token; `tokens` are this step's; `grad_norm` is before clipping.
+    """
+
+    index: int
+    epoch: int
+    step: int
+    loss: float
+    tokens: int
+    lr_scale: float
+    grad_norm: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """A prefix of an order: how much of it was trained, and the hash of exactly those tokens.
+
+    `mean_loss` is None if the order was stopped before its first step.
+    """
+
+    steps: int
+    tokens: int
+    mean_loss: float | None
+    token_sha256: str
+
+
+class Trainer:
+    """One model with its optimizers, for the whole stay of a site; a copy of it in each rank.
+
+    Every rank makes one. Then the first calls what it needs, and the others only `follow`.
+    """
+
+    def __init__(
+        self,
+        model: ModelSection,
+        train: TrainSection,
+        corpus: Corpus,
+        seed: int,
+        ranks: Ranks | None = None,
+    ) -> None:
+        if corpus.manifest.vocab_size > model.vocab_size:
+            raise ValueError(
+                f"{corpus.folder} has a vocabulary of {corpus.manifest.vocab_size} tokens, "
+                f"the model {model.vocab_size}: prepare the data for this model"
+            )
+        self._ranks = ranks or Ranks()
+        self._section, self._train, self._corpus = model, train, corpus
+        self._device = self._ranks.device
+        self._share, self._micro = _shares(train, self._ranks.size)
+        if train.threads is not None:
+            torch.set_num_threads(train.threads)
+        if train.deterministic:
+            _be_deterministic(seed)
+        bf16 = train.dtype == "bf16" or (train.dtype == "auto" and fast_bf16(self._device))
+        dtype = torch.bfloat16 if bf16 else torch.float32
+        self.model = GPT(model, dtype)
+        self.model.load_state_dict(initial_weights(model, seed))
+        self.model.to(self._device)
+        self.model.checkpoint_activations = train.checkpoint_activations
+        compiles = train.compile == "always" or (
+            train.compile == "auto" and self._device.type == "cuda"
+        )
+        self._loss: Callable[[Tensor, Tensor], Tensor] = (
+            torch.compile(self.model.loss, dynamic=False) if compiles else self.model.loss
+        )
+        self.optimizers = build_optimizers(self.model, train.optim, self.tokens_per_step)
+        self.optimizers.compute_in(dtype)
+        self._token_bytes = torch.zeros(model.vocab_size, dtype=torch.int64)
+        known = torch.from_numpy(corpus.tokenizer().token_bytes)
+        self._token_bytes[: len(known)] = known
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one step at this site, all ranks together."""
+        return self._train.batch_sequences * self._section.sequence_length
+
+    def train(
+        self,
+        order: TrainOrder,
+        should_stop: Callable[[], bool],
+        on_step: Callable[[StepMetrics], None],
+    ) -> TrainResult:
+        """Take the order's steps, one after the other, until it ends or `should_stop` turns true.
+
+        `should_stop` is asked before each step, so what was trained is a whole number of steps
+        and a prefix of the order.
+
+        Raises:
+            NonFiniteLoss: On any rank, so on all, and before the optimizer moves; the steps before
+                it stay in the model.
+            PartedError: One of several ranks cannot go on, so none can; end this process.
+        """
+        self._ranks.tell(Word.TRAIN, asdict(order))
+        with self._ranks.together():
+            return self._take_steps(order, should_stop, on_step)
+
+    def _take_steps(
+        self,
+        order: TrainOrder,
+        should_stop: Callable[[], bool],
+        on_step: Callable[[StepMetrics], None],
+    ) -> TrainResult:
+        done, loss_sum, hasher = 0, 0.0, hashlib.sha256()
+        for epoch, step in order.steps():
+            if self._ranks.stop(should_stop):
+                break
+            tokens = order.tokens_at_start + order.sites * done * self.tokens_per_step
+            scale, momentum, decay = self._rates(tokens)
+            loss, grad_norm = self._gradients(epoch, step)
+            self.optimizers.step(scale, momentum, decay)
+            self._corpus.hash_step(hasher, epoch, step, *self._shape)
+            done, loss_sum = done + 1, loss_sum + loss
+            on_step(StepMetrics(done, epoch, step, loss, self.tokens_per_step, scale, grad_norm))
+        return TrainResult(
+            steps=done,
+            tokens=done * self.tokens_per_step,
+            mean_loss=loss_sum / done if done else None,
+            token_sha256=hasher.hexdigest(),
+        )
+
+    def follow(self) -> None:
+        """Do what the first rank does, step by step, until it leaves."""
+        while True:
+            word, body = self._ranks.hear()
+            match word:
+                case Word.TRAIN:
+                    intervals = tuple((e, start, stop) for e, start, stop in body["intervals"])
+                    order = TrainOrder(intervals, body["tokens_at_start"], body["sites"])
+                    with suppress(NonFiniteLoss):  # the first rank has it, too, and says it
+                        self._take_steps(order, lambda: False, lambda _: None)
+                case Word.EVALUATE:
+                    self._held_out()
+                case Word.LOAD:
+                    self._ranks.copy_from_first(self.model.state_dict().values())
+                case Word.RESTORE:
+                    self._ranks.copy_from_first(self.optimizers.state_dict().values())
+                case Word.LEAVE:
+                    return
+                case _:
+                    raise AssertionError(f"{word} between two orders")
+
+    def dismiss(self) -> None:
+        """Let the other ranks end; nothing can be asked of this trainer any more."""
+        self._ranks.tell(Word.LEAVE)
+
+    def evaluate(self) -> tuple[float, float]:
+        """Held-out loss: nats per token, and bits per UTF-8 byte (document starts not counted).
+
+        Raises:
+            ValueError: The held-out text is shorter than one sequence.
+        """
+        next(self._corpus.val_batches(self._section.sequence_length, 1, 1))  # or say there is none
+        self._ranks.tell(Word.EVALUATE)
+        with self._ranks.together():
+            return self._held_out()
+
+    @torch.no_grad()
+    def _held_out(self) -> tuple[float, float]:
+        nats = bits_nats = 0.0
+        tokens = text_bytes = 0
+        length, wanted = self._section.sequence_length, self._train.val_sequences
+        batches = self._corpus.val_batches(length, wanted, self._micro)
+        for inputs_BT, targets_BT in islice(batches, self._ranks.rank, None, self._ranks.size):
+            logits_BTV = self.model(inputs_BT.to(self._device))
+            targets = targets_BT.flatten()
+            losses = F.cross_entropy(
+                logits_BTV.flatten(0, 1), targets.to(self._device), reduction="none"
+            ).cpu()
+            sizes = self._token_bytes[targets]
+            nats += float(losses.double().sum())
+            bits_nats += float(losses[sizes > 0].double().sum())
+            tokens += len(targets)
+            text_bytes += int(sizes.sum())
+        nats, bits_nats, all_tokens, all_bytes = self._ranks.total(
+            [nats, bits_nats, tokens, text_bytes]
+        )
+        return nats / all_tokens, bits_nats / (math.log(2) * max(1.0, all_bytes))
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Copy weights into the model; the optimizers keep their state.
+
+        Raises:
+            ValueError: Names or shapes differ, or a value is not finite; the model is unchanged.
+        """
+        own = self.model.state_dict()
+        if own.keys() != weights.keys():
+            raise ValueError(f"weights of another model: {sorted(own.keys() ^ weights.keys())[:3]}")
+        for name, weight in weights.items():
+            if weight.shape != own[name].shape:
+                raise ValueError(
+                    f"weight {name} has shape {tuple(weight.shape)}, not {tuple(own[name].shape)}"
+                )
+            if not bool(torch.isfinite(weight).all()):
+                raise ValueError(f"weight {name} is not finite")
+        for name, weight in weights.items():
+            own[name].copy_(weight)
+        self._ranks.tell(Word.LOAD)
+        self._ranks.copy_from_first(own.values())
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of the model's weights, float32 on the CPU, by parameter name."""
+        state = self.model.state_dict()
+        return {name: value.to("cpu", torch.float32, copy=True) for name, value in state.items()}
+
+    def save_snapshot(self, folder: Path) -> None:
+        """Write the optimizer state, atomically; the weights are the coordinator's to keep.
+
+        Raises:
+            OSError: The disk is full or the folder cannot be written; the old snapshot stays.
+        """
+        write_snapshot(folder, self.optimizers.state_dict(), self._kind)
+
+    def load_snapshot(self, folder: Path) -> str | None:
+        """Continue with a snapshot's optimizer state; returns why it was ignored, None if used."""
+        state = read_snapshot(folder, self._kind)
+        if isinstance(state, str):
+            return state
+        try:
+            self.optimizers.load_state_dict(state)
+        except ValueError as error:
+            return str(error)
+        self._ranks.tell(Word.RESTORE)
+        self._ranks.copy_from_first(self.optimizers.state_dict().values())
+        return None
+
+    @property
+    def _kind(self) -> str:
+        """What a snapshot must fit: the model's shape (rates may change between sessions)."""
+        return self._section.model_dump_json()
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return self._section.sequence_length, self._train.batch_sequences
+
+    def _rates(self, tokens: int) -> tuple[float, float, float]:
+        """At this point of the run: learning-rate multiplier, Muon's momentum, decay multiplier."""
+        schedule, budget = self._train.schedule, self._train.budget_tokens
+        momentum = muon_momentum(schedule, tokens, budget, self._train.optim.muon_momentum)
+        return (
+            lr_scale(schedule, tokens, budget),
+            momentum,
+            decay_scale(schedule, tokens, budget),
+        )
+
+    def _gradients(self, epoch: int, step: int) -> tuple[float, float]:
+        """Mean loss of one step and norm of its gradient, which is left clipped in the model.
+
+        Raises:
+            NonFiniteLoss: One of the two is not finite.
+        """
+        # the sequences [B s, B s + B) of step s, cut into one piece for each rank
+        piece = step * self._ranks.size + self._ranks.rank
+        length, micros = self._section.sequence_length, self._share // self._micro
+        inputs_BT, targets_BT = self._corpus.batch(epoch, piece, length, self._share)
+        self.optimizers.zero_grad()
+        total = torch.zeros((), device=self._device)
+        for inputs, targets in zip(inputs_BT.chunk(micros), targets_BT.chunk(micros), strict=True):
+            loss = self._loss(inputs.to(self._device), targets.to(self._device)) / micros
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        gradients = [weight.grad for weight in self.model.parameters() if weight.grad is not None]
+        self._ranks.average([total, *gradients])
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._train.grad_clip)
+        if not math.isfinite(float(total)) or not math.isfinite(float(norm)):
+            self.optimizers.zero_grad()
+            raise NonFiniteLoss(
+                f"loss {float(total)}, gradient norm {float(norm)} at epoch {epoch}, step {step}"
+            )
+        return float(total), float(norm)
+
+
+def _shares(train: TrainSection, ranks: int) -> tuple[int, int]:
+    """Sequences of a step that each rank takes, and how many of them at a time.
+
+    Raises:
+        ValueError: They cannot be equal.
+    """
+    share, rest = divmod(train.batch_sequences, ranks)
+    if rest:
+        raise ValueError(
+            f"batch_sequences {train.batch_sequences} cannot be shared by {ranks} ranks: "
+            "choose a multiple of the ranks"
+        )
+    micro = min(share, train.micro_sequences or share)
+    if share % micro:
+        raise ValueError(
+            f"micro_sequences {micro} does not divide the {share} sequences of each of the "
+            f"{ranks} ranks"
+        )
+    return share, micro
+
+
+def _be_deterministic(seed: int) -> None:
+    """From here on this process computes the same bits from the same numbers, or raises."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    torch.use_deterministic_algorithms(True)
+    torch.manual_seed(seed)
