@@ -1,0 +1,1 @@
+"""From several sites' updates to one model: wire format, merge, outer step."""
