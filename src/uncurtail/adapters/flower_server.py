@@ -1,0 +1,149 @@
+"""The ServerApp: the coordinator's process, and its post office to the sites.
+
+`Grid` calls are blocking HTTP that may hang for minutes when a peer dies in mid-reply (182 s
+measured), so one thread does them all; the tick only reads and writes queues.
+"""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import httpx
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.serverapp import Grid, ServerApp
+
+from uncurtail import wire
+from uncurtail.adapters import clock
+from uncurtail.adapters.blobs import BlobError, Blobs
+from uncurtail.core.rounds import Order, Reply, member, updates_folder
+
+log = logging.getLogger("uncurtail.flower")
+
+POLL_S = 0.1
+NODES_EVERY_S = 0.5
+MESSAGE_TTL_S = 3600.0
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Coordinate the run whose folder UNCURTAIL_RUN_DIR names."""
+    from uncurtail.coordinator import coordinate
+
+    coordinate(PostOffice(grid))
+
+
+class PostOffice:
+    """Orders out, replies in, and who is online; never blocks its caller.
+
+    What Flower reports as failed comes back as a Reply with `error`. A call that fails is tried
+    again; meanwhile `trouble` says what is wrong.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+        self._out: queue.SimpleQueue[Order] = queue.SimpleQueue()
+        self._in: queue.SimpleQueue[Reply] = queue.SimpleQueue()
+        self._waiting: dict[str, Order] = {}
+        self._nodes: dict[str, int] = {}
+        self.trouble: str | None = None
+        self.blobs: Blobs | None = None  # where sites leave their answers; set before use
+        self._thread = threading.Thread(target=self._work, name="post-office", daemon=True)
+        self._thread.start()
+
+    def send(self, order: Order) -> None:
+        """Queue an order."""
+        self._out.put(order)
+
+    def receive(self) -> list[Reply]:
+        """Everything that came since the last call."""
+        return _drain(self._in)
+
+    def recall(self, order: Order) -> Reply | None:
+        """The answer that the site left in the store, if it did."""
+        try:
+            assert self.blobs is not None
+            data = self.blobs.get(f"{updates_folder(order)}/reply.json")
+            return wire.decode_reply(data.decode())
+        except (BlobError, ValueError):
+            return None
+
+    def online(self) -> frozenset[str]:
+        """The members (SITE.SESSION) whose SuperNode Flower has seen, by their proven names."""
+        return frozenset(self._nodes)
+
+    def _work(self) -> None:
+        nodes_at = 0.0
+        while True:
+            if clock.monotonic() >= nodes_at:
+                self._attempt(self._look_around)
+                nodes_at = clock.monotonic() + NODES_EVERY_S
+            orders = _drain(self._out)
+            if orders:
+                self._attempt(lambda orders=orders: self._push(orders))  # type: ignore[misc]
+            if self._waiting:
+                self._attempt(self._pull)
+            clock.pause(POLL_S)
+
+    def _attempt(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except (httpx.HTTPError, OSError) as error:
+            self.trouble = f"Flower: {type(error).__name__}: {error}"
+            log.warning("%s", self.trouble)
+            clock.pause(0.5)
+        else:
+            self.trouble = None
+
+    def _look_around(self) -> None:
+        self._nodes = {
+            node.name: node.node_id for node in self._grid.get_nodes() if node.HasField("name")
+        }
+
+    def _push(self, orders: Sequence[Order]) -> None:
+        for order in orders:
+            node = self._nodes.get(member(order.site, order.session))
+            if node is None:
+                self._in.put(wire.answer(order, error="not online"))
+                continue
+            content = RecordDict({"order": ConfigRecord({"json": wire.encode(order)})})
+            message = Message(content, node, "train", ttl=MESSAGE_TTL_S, group_id=str(order.round))
+            try:
+                identity = next(iter(self._grid.push_messages([message])), None)
+            except (httpx.HTTPError, OSError) as error:
+                self._in.put(wire.answer(order, error=f"not sent: {error}"))
+                raise
+            if identity:
+                self._waiting[identity] = order
+            else:
+                self._in.put(wire.answer(order, error="Flower did not take the order"))
+
+    def _pull(self) -> None:
+        for message in self._grid.pull_messages(list(self._waiting)):
+            order = self._waiting.pop(message.metadata.reply_to_message_id, None)
+            if order is not None:
+                self._in.put(_reply(order, message))
+
+
+def _reply(order: Order, message: Message) -> Reply:
+    if message.has_error():
+        return wire.answer(order, error=f"Flower {message.error.code}: {message.error.reason}")
+    try:
+        return wire.decode_reply(str(message.content.config_records["reply"]["json"]))
+    except (KeyError, ValueError) as error:
+        return wire.answer(order, error=f"unreadable reply: {error}")
+
+
+T = TypeVar("T")
+
+
+def _drain(source: "queue.SimpleQueue[T]") -> list[T]:
+    items: list[T] = []
+    while True:
+        try:
+            items.append(source.get_nowait())
+        except queue.Empty:
+            return items

@@ -1,0 +1,86 @@
+"""Sites as local processes: one process group per session, found again by its marks.
+
+What exists is read from the process table, not from memory, so a new coordinator sees the sites of
+the old one, and nothing that belongs to a session outlives it unnoticed.
+"""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from uncurtail.adapters import children, clock
+from uncurtail.core.fleet import SiteSection
+
+LEADER = "leader"
+LOOK_EVERY_S = 0.25
+KILL_AFTER_S = 8.0
+
+
+class ProcessProvisioner:
+    """Starts `uncurtail site lead` for each session, with its own CPU share or GPU slot."""
+
+    def __init__(self, run: Path, sites: Mapping[str, SiteSection]) -> None:
+        self._run = run
+        self._sites = sites
+        self._own: dict[tuple[str, int], subprocess.Popen[bytes]] = {}
+        self._asked: dict[tuple[str, int], float] = {}
+        self._seen: list[children.Marked] = []
+        self._looked = 0.0
+
+    def provision(self, site: str, session: int) -> None:
+        """Start the session unless it was started already."""
+        if (site, session) in self._own:
+            return
+        section = self._sites[site]
+        marks = {
+            children.RUN: self._run.name,
+            children.SITE: site,
+            children.SESSION: str(session),
+            children.ROLE: LEADER,
+            "OMP_NUM_THREADS": str(section.threads),
+        }
+        if section.cuda_devices is not None:
+            marks["CUDA_VISIBLE_DEVICES"] = section.cuda_devices
+        command = [sys.executable, "-m", "uncurtail", "site", "lead", str(self._run), site]
+        log = self._run / "sites" / site / "log"
+        # Not tied to this process: the site outlives a coordinator that crashes, and the next one
+        # finds it. The supervisor adopts it.
+        self._own[site, session] = children.spawn(
+            [*command, str(session)], marks=marks, log=log, dies_with_parent=False
+        )
+        self._looked = 0.0
+
+    def release(self, site: str, session: int) -> None:
+        """Ask the session to end; after a while, or without a leader, end it the hard way."""
+        members = [p for p in self._look() if (p.site, p.session) == (site, session)]
+        asked_at = self._asked.setdefault((site, session), clock.monotonic())
+        patient = clock.monotonic() - asked_at < KILL_AFTER_S
+        leaders = [p for p in members if p.role == LEADER]
+        if leaders and patient:
+            for leader in leaders:
+                children.signal_pid(leader.pid, signal.SIGTERM)
+            return
+        for process in members:
+            children.signal_pid(process.pid, signal.SIGKILL)
+
+    def alive(self) -> dict[str, frozenset[int]]:
+        """The sessions with a living leader. What a dead leader left behind is killed here."""
+        found: dict[str, set[int]] = {}
+        processes = self._look()
+        for process in processes:
+            if process.role == LEADER:
+                found.setdefault(process.site, set()).add(process.session)
+        for process in processes:
+            if process.site and process.session not in found.get(process.site, set()):
+                children.signal_pid(process.pid, signal.SIGKILL)
+        return {site: frozenset(sessions) for site, sessions in found.items()}
+
+    def _look(self) -> list[children.Marked]:
+        if clock.monotonic() - self._looked >= LOOK_EVERY_S:
+            for child in self._own.values():
+                child.poll()  # reap
+            self._seen = [p for p in children.marked(self._run.name) if p.site]
+            self._looked = clock.monotonic()
+        return self._seen

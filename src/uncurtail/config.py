@@ -1,0 +1,217 @@
+"""TOML to one frozen Config; each section is owned by the module that reads it."""
+
+import difflib
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+
+from uncurtail.core import grids
+from uncurtail.core.events import unix
+from uncurtail.core.fleet import FleetSection, SiteSection
+from uncurtail.core.policy import PolicySection, RunSection
+from uncurtail.core.rounds import RoundsSection
+from uncurtail.core.section import Section
+from uncurtail.errors import UserError
+from uncurtail.lm.sections import DataSection, ModelSection, TrainSection
+from uncurtail.sync.sections import OuterSection
+
+
+class ConfigError(UserError):
+    """What a user got wrong in an experiment: one line with the remedy."""
+
+
+class ClockSection(Section):
+    """How simulated time runs against the wall clock."""
+
+    start: str = "now"  # ISO 8601 with offset; "now" for a run in real time
+    speed: float = Field(default=1.0, gt=0)
+
+    @field_validator("start", mode="before")
+    @classmethod
+    def _a_time_needs_no_quotes(cls, value: Any) -> Any:
+        return value.isoformat() if isinstance(value, date) else value
+
+    @model_validator(mode="after")
+    def _a_scaled_clock_needs_a_start(self) -> Self:
+        if self.start != "now":
+            unix(self.start)
+        elif self.speed != 1.0:
+            raise ValueError("speed other than 1 needs a start date: a trace cannot outrun now")
+        return self
+
+
+class EnergySection(Section):
+    """Where intensities come from."""
+
+    source: Literal["synthetic", "csv"] = "synthetic"
+    path: Path | None = None
+    allow_gaps: bool = False
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _csv_needs_a_path(self) -> Self:
+        if self.source == "csv" and self.path is None:
+            raise ValueError("source 'csv' needs path: --set energy.path=FILE")
+        return self
+
+
+class FlowerSection(Section):
+    """The control plane."""
+
+    port: int = Field(default=0, ge=0, le=65535)  # 0: a free one
+    restarts: int = Field(default=5, ge=0)  # of the coordinator and of SuperLink, each with backoff
+
+
+class RedisSection(Section):
+    """The state plane. Credentials come from UNCURTAIL_REDIS_URL or UNCURTAIL_REDIS_URL_FILE."""
+
+    embedded: bool = True
+
+
+class StoreSection(Section):
+    """The payload plane. Unset: a folder of the run."""
+
+    url: str | None = None
+    wire_dtype: Literal["bf16", "fp32"] = "bf16"
+    # A run needs room for this much before it starts.
+    min_free_bytes: int = Field(default=1_000_000_000, ge=0)
+
+
+class TrackingSection(Section):
+    """Where metrics go besides the run folder. WANDB_API_KEY(_FILE) holds the key of `online`."""
+
+    wandb: Literal["off", "offline", "online"] = "off"
+    wandb_project: str = Field(default="uncurtail", min_length=1)
+    tensorboard: bool = False
+
+
+class Config(Section):
+    """One experiment."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")
+    seed: int = Field(default=0, ge=0)
+    clock: ClockSection = ClockSection()
+    run: RunSection = RunSection()
+    energy: EnergySection = EnergySection()
+    policy: PolicySection = PolicySection()
+    fleet: FleetSection = FleetSection()
+    sites: dict[str, SiteSection] = Field(min_length=1)
+    rounds: RoundsSection = RoundsSection()
+    flower: FlowerSection = FlowerSection()
+    redis: RedisSection = RedisSection()
+    store: StoreSection = StoreSection()
+    model: ModelSection = ModelSection()
+    data: DataSection = DataSection()
+    train: TrainSection
+    outer: OuterSection = OuterSection()
+    tracking: TrackingSection = TrackingSection()
+
+    @model_validator(mode="after")
+    def _sites_have_a_signal(self) -> Self:
+        for name, site in self.sites.items():
+            if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,30}", name):
+                raise ValueError(f"sites.{name}: a site is named in a-z, 0-9 and '-'")
+            if self.train.batch_sequences % site.ranks:
+                raise ValueError(
+                    f"sites.{name}.ranks {site.ranks} cannot share train.batch_sequences "
+                    f"{self.train.batch_sequences}: make it a multiple of the ranks"
+                )
+            if self.energy.source == "csv" and site.region is None:
+                raise ValueError(f"sites.{name} needs region: its column in {self.energy.path}")
+            if self.energy.source == "synthetic" and site.preset not in grids.PRESETS:
+                known = ", ".join(sorted(grids.PRESETS))
+                raise ValueError(f"sites.{name} needs a preset: one of {known}")
+        return self
+
+
+def load(path: Path, overrides: Iterable[str] = ()) -> Config:
+    """The experiment in a TOML file, with `a.b=c` overrides applied.
+
+    Raises:
+        ConfigError: One line a problem, each with the remedy.
+    """
+    try:
+        body = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; experiments/ holds examples") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder; name a TOML file") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    for override in overrides:
+        apply_override(body, override)
+    return parse(body, str(path))
+
+
+def parse(body: Mapping[str, Any], source: str) -> Config:
+    """A Config from plain tables; `source` names them in errors."""
+    try:
+        return Config.model_validate(body)
+    except ValidationError as error:
+        lines = [f"{source}: {_explain(item)}" for item in error.errors()]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def dump(config: Config) -> str:
+    """The resolved config as JSON: every default written out. `parse` reads it back."""
+    return json.dumps(config.model_dump(mode="json"), indent=1)
+
+
+def apply_override(body: dict[str, Any], override: str) -> None:
+    """Set one `a.b=c` in the tables; c is TOML, or else a plain string.
+
+    Raises:
+        ConfigError: No `=`, or a part of the path is a value.
+    """
+    dotted, equals, text = override.partition("=")
+    if not equals or not all(dotted.split(".")):
+        raise ConfigError(f"--set {override}: write --set section.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *tables, key = dotted.split(".")
+    table = body
+    for name in tables:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {override}: {name} is a value, not a section")
+    table[key] = value
+
+
+def _explain(item: Mapping[str, Any]) -> str:
+    location = [str(part) for part in item["loc"]]
+    where = ".".join(location)
+    if item["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(location[-1], _known_keys(location[:-1]), n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"{where}: unknown key{hint}"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if item["type"] == "missing":
+        return f"{where}: is required"
+    if not where:
+        return message
+    given = item.get("input")
+    shown = f" = {given!r}" if isinstance(given, str | int | float | bool) else ""
+    return f"{where}{shown}: {message}"
+
+
+def _known_keys(location: list[str]) -> list[str]:
+    model: type[BaseModel] = Config
+    for part in location:
+        if model is Config and part == "sites":
+            model = SiteSection
+            break
+        inner = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)

@@ -1,0 +1,293 @@
+"""A run is a folder that explains itself: where everything lies, and how it is read and appended.
+
+Only the coordinator writes here (and each site, its own `sites/SITE`). The commits and the objects
+they name are the truth; everything else can be derived from them and from the event log.
+"""
+
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from uncurtail.core import commit as commits
+from uncurtail.core.commit import Commit
+from uncurtail.core.events import Event, decode, encode, iso, unix
+from uncurtail.core.ledger import Segment
+from uncurtail.core.orders import StepReport
+from uncurtail.core.signals import Reading, Trace
+
+# Names the run folder to every process of a run.
+RUN_DIR = "UNCURTAIL_RUN_DIR"
+
+READINGS = ("t", "site", "intensity_g_per_kwh")
+POWER = ("start", "end", "site", "phase", "power_w", "grid_power_w", "intensity_g_per_kwh")
+STEPS = ("t", "wall_s", "site", "session", "round", "epoch", "step", "loss", "tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class PowerRow:
+    """One segment as recorded: the ledger's, and what the energy feed drew from the grid."""
+
+    segment: Segment
+    grid_power_w: float
+
+
+class RunFolder:
+    """Paths and readers of a run folder. Reading drops a torn last line: a writer died there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        self.experiment = self.path / "experiment.toml"
+        self.resolved = self.path / "resolved.json"
+        self.versions = self.path / "versions.json"
+        self.events_file = self.path / "events.jsonl"
+        self.series = self.path / "series"
+        self.sites = self.path / "sites"
+        self.private = self.path / "private"
+        self.logs = self.path / "logs"
+        self.summary = self.path / "summary.json"
+        self.report = self.path / "report.html"
+
+    @property
+    def run_id(self) -> str:
+        """The run's name: the folder's."""
+        return self.path.name
+
+    def create(self) -> None:
+        """Make the folder and its parts; `private` is for this user only."""
+        for folder in (self.series, self.sites, self.logs, self.path / "commits"):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.private.mkdir(mode=0o700, exist_ok=True)
+        self.private.chmod(0o700)
+
+    def site(self, name: str) -> Path:
+        """What a site keeps for itself: consumed.jsonl, snapshot/, log."""
+        return self.sites / name
+
+    def read_events(self) -> list[Event]:
+        """All events in order."""
+        return [decode(line) for line in _whole_lines(self.events_file)]
+
+    def read_readings(self) -> list[Reading]:
+        """Every reading, as it arrived; an unknown one has value None."""
+        return [
+            Reading(row["site"], unix(row["t"]), _maybe(row["intensity_g_per_kwh"]))
+            for row in self._rows("readings")
+        ]
+
+    def read_power(self) -> list[PowerRow]:
+        """Every segment of power, in order."""
+        return [
+            PowerRow(
+                Segment(
+                    row["site"],
+                    row["phase"],
+                    unix(row["start"]),
+                    unix(row["end"]),
+                    float(row["power_w"]),
+                    _maybe(row["intensity_g_per_kwh"]),
+                ),
+                float(row["grid_power_w"]),
+            )
+            for row in self._rows("power")
+        ]
+
+    def read_steps(self) -> list[tuple[float, StepReport]]:
+        """Every inner step that was reported, each with its simulated time."""
+        return [
+            (
+                unix(row["t"]),
+                StepReport(
+                    row["site"],
+                    int(row["session"]),
+                    int(row["round"]),
+                    int(row["epoch"]),
+                    int(row["step"]),
+                    float(row["loss"]),
+                    int(row["tokens"]),
+                    float(row["wall_s"]),
+                ),
+            )
+            for row in self._rows("steps")
+        ]
+
+    def read_traces(self, end: float) -> dict[str, Trace]:
+        """Each site's readings as a stepwise trace that ends at `end`."""
+        by_site: dict[str, list[Reading]] = {}
+        for reading in self.read_readings():
+            rows = by_site.setdefault(reading.site, [])
+            if not rows or reading.t > rows[-1].t:
+                rows.append(reading)
+        return {
+            site: Trace(
+                np.array([r.t for r in rows]),
+                np.array([np.nan if r.value is None else r.value for r in rows]),
+                end,
+            )
+            for site, rows in by_site.items()
+        }
+
+    def read_commits(self) -> list[Commit]:
+        """The commits, oldest first.
+
+        Raises:
+            ValueError: A file is no commit.
+        """
+        paths = sorted((self.path / "commits").glob("[0-9]*.json"))
+        return [Commit.decode(path.read_bytes()) for path in paths]
+
+    def commit_bytes(self, version: int) -> bytes:
+        """A commit as it was written."""
+        return (self.path / commits.key(version)).read_bytes()
+
+    def read_consumed(self, site: str) -> list[dict[str, Any]]:
+        """A site's own append-only record of what it trained."""
+        return [json.loads(line) for line in _whole_lines(self.site(site) / "consumed.jsonl")]
+
+    def _rows(self, name: str) -> Iterator[dict[str, str]]:
+        lines = list(_whole_lines(self.series / f"{name}.csv"))
+        return csv.DictReader(lines)
+
+
+class Journal:
+    """The coordinator's appender: events and series. Opening drops torn last lines."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        folder.create()
+        self._events = _open_append(folder.events_file, None)
+        self._readings = _open_append(folder.series / "readings.csv", READINGS)
+        self._power = _open_append(folder.series / "power.csv", POWER)
+        self._steps = _open_append(folder.series / "steps.csv", STEPS)
+
+    def event(self, event: Event) -> None:
+        """Append one event."""
+        self.events([event])
+
+    def events(self, events: Sequence[Event]) -> None:
+        """Append events that belong together, in one write: a crash leaves all of them or none."""
+        self._events.write("".join(encode(event) + "\n" for event in events))
+        self._events.flush()
+
+    def offset(self) -> int:
+        """Bytes of the event log so far."""
+        return self._events.tell()
+
+    def sync(self) -> None:
+        """Force everything to the disk, before a commit names it."""
+        for file in (self._events, self._readings, self._power, self._steps):
+            file.flush()
+            os.fsync(file.fileno())
+
+    def reading(self, reading: Reading) -> None:
+        """Append one reading."""
+        row = (iso(reading.t), reading.site, _text(reading.value))
+        _write_rows(self._readings, [row])
+
+    def power(self, segments: Sequence[tuple[Segment, float]]) -> None:
+        """Append one cut, every site's segment with what the feed drew (W), in one write."""
+        _write_rows(
+            self._power,
+            [
+                (
+                    iso(segment.start),
+                    iso(segment.end),
+                    segment.site,
+                    segment.phase,
+                    f"{segment.power_w:.10g}",
+                    f"{grid_power_w:.10g}",
+                    _text(segment.intensity_g_per_kwh),
+                )
+                for segment, grid_power_w in segments
+            ],
+        )
+
+    def steps(self, rows: Iterable[tuple[float, StepReport]]) -> None:
+        """Append inner steps, each with its simulated time."""
+        _write_rows(
+            self._steps,
+            [
+                (
+                    iso(t),
+                    f"{row.wall_s:.3f}",
+                    row.site,
+                    row.session,
+                    row.round,
+                    row.epoch,
+                    row.step,
+                    f"{row.loss:.5f}",
+                    row.tokens,
+                )
+                for t, row in rows
+            ],
+        )
+
+    def close(self) -> None:
+        """Flush and close."""
+        for file in (self._events, self._readings, self._power, self._steps):
+            file.close()
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Replace a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def newest(runs: Path, name: str) -> RunFolder | None:
+    """The newest run folder of an experiment, or None."""
+    named = re.compile(rf"{re.escape(name)}-\d{{8}}-\d{{6}}")  # not NAME-other-..., another's
+    found = sorted(
+        p
+        for p in runs.glob(f"{name}-*")
+        if named.fullmatch(p.name) and (p / "resolved.json").is_file()
+    )
+    return RunFolder(found[-1]) if found else None
+
+
+def _open_append(path: Path, header: tuple[str, ...] | None) -> TextIO:
+    if path.exists():
+        data = path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        if whole != len(data):
+            os.truncate(path, whole)
+    file = path.open("a", encoding="utf-8", newline="")
+    if header is not None and file.tell() == 0:
+        _write_rows(file, [header])
+    return file
+
+
+def _write_rows(file: TextIO, rows: Sequence[tuple[object, ...]]) -> None:
+    if not rows:
+        return
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    file.write(buffer.getvalue())
+    file.flush()
+
+
+def _whole_lines(path: Path) -> Iterator[str]:
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", newline="") as file:
+        for line in file:
+            if line.endswith("\n"):
+                yield line.rstrip("\n")
+
+
+def _text(value: float | None) -> str:
+    return "" if value is None else f"{value:.10g}"
+
+
+def _maybe(text: str) -> float | None:
+    return float(text) if text else None
