@@ -1,0 +1,55 @@
+"""The coordinator's process: drives the loop by the real clock until the run has ended."""
+
+import json
+import os
+from pathlib import Path
+
+from uncurtail import wiring
+from uncurtail.adapters import children, clock
+from uncurtail.adapters.flower_server import PostOffice
+from uncurtail.runfolder import RUN_DIR, RunFolder, write_atomic
+
+# Between looks at replies, heartbeats and processes when simulated time has nothing due.
+POLL_WALL_S = 0.1
+
+
+def coordinate(post: "PostOffice") -> None:
+    """Run the loop of the run that UNCURTAIL_RUN_DIR names, then return.
+
+    Ends at once, leaving the sites to the next coordinator, when the supervisor is gone or
+    another coordinator was started in its place: two must never act.
+    """
+    folder = RunFolder(Path(os.environ[RUN_DIR]))
+    config = wiring.read_config(folder)
+    post.blobs = wiring.store(config, folder)
+    loop = wiring.build(config, folder, post, clock.wall())
+    began = max([loop.meter.since, *(event.t for event in folder.read_events()[-1:])])
+    ticking = clock.ScaledClock(began, config.clock.speed)
+    _introduce(folder)
+    loop.start(ticking.now(), ticking.wall())
+    supervisor = json.loads((folder.private / "supervisor.json").read_text(encoding="utf-8"))
+    stop = folder.private / "stop"
+    while not loop.finished:
+        loop.asked_to_stop = stop.exists()
+        if not _in_charge(folder):
+            raise SystemExit("another coordinator is in charge")
+        if not children.alive(supervisor["pid"], supervisor["started"]):
+            raise SystemExit("the supervisor is gone: resume with uncurtail run --resume")
+        wake = loop.tick(ticking.now(), ticking.wall())
+        if not loop.finished:
+            ticking.sleep_until(wake, POLL_WALL_S)
+
+
+def _introduce(folder: RunFolder) -> None:
+    """Tell the supervisor who coordinates."""
+    body = {"pid": os.getpid(), "started": children.started(os.getpid())}
+    write_atomic(folder.private / "coordinator.json", json.dumps(body))
+
+
+def _in_charge(folder: RunFolder) -> bool:
+    """Whether nobody introduced himself, or was asked to, after us."""
+    try:
+        text = (folder.private / "coordinator.json").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return False
+    return bool(json.loads(text)["pid"] == os.getpid())

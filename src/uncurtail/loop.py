@@ -1,0 +1,353 @@
+"""The coordinator's one loop: read, decide, reconcile, advance the round, record.
+
+`tick` never waits and never sleeps. It returns when it wants to be called again; being called
+earlier is harmless. The same loop runs in the real world and in virtual time.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from uncurtail.config import Config
+from uncurtail.core import fleet, policy
+from uncurtail.core.commit import Commit
+from uncurtail.core.events import (
+    CoordinatorStarted,
+    Event,
+    RunEnded,
+    SitePhase,
+    SiteProvisioned,
+    SiteReleased,
+    StopRequested,
+    Trouble,
+    WindowClosed,
+    WindowOpened,
+)
+from uncurtail.core.fleet import Phase, Provision, Release, Seen, SiteState
+from uncurtail.core.ledger import Ledger
+from uncurtail.core.orders import Desired, Heart, StepReport
+from uncurtail.core.policy import Verdict
+from uncurtail.core.rounds import member
+from uncurtail.core.signals import Reading, usable
+from uncurtail.metering import Meter
+from uncurtail.orderdesk import Moment, Terms
+from uncurtail.ports import Commits, Feed, Merger, Post, Provisioner, Record, State
+from uncurtail.roundkeeper import RoundKeeper
+
+# A steady trouble is written once, and again after this long.
+TROUBLE_AGAIN_WALL_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The outside, as the loop sees it."""
+
+    feed: Feed
+    provisioner: Provisioner
+    post: Post
+    state: State
+    merger: Merger
+    commits: Commits
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What an earlier coordinator left, read from the run folder; a fresh run has almost none."""
+
+    head: Commit
+    epoch: int
+    began: float  # simulated start of the run
+    metered_until: float
+    last_round: int
+    evaluated: frozenset[int]
+    states: Mapping[str, SiteState]
+    windows: Mapping[str, bool]
+    ledger: Ledger
+
+
+class Loop:
+    """One coordinator, from `start` until `finished`."""
+
+    def __init__(self, config: Config, run_id: str, ports: Ports, past: Past, tokens: int) -> None:
+        """`tokens` is what one global step trains."""
+        self._config = config
+        self._run_id = run_id
+        self._ports = ports
+        self._epoch = past.epoch
+        self._began = past.began
+        self._states = {name: past.states.get(name, SiteState()) for name in config.sites}
+        self._windows = {name: past.windows.get(name, False) for name in config.sites}
+        self._hearts: Mapping[str, Heart] = {}
+        self._alive: Mapping[str, frozenset[int]] = {}
+        self._troubles: dict[str, float] = {}
+        self._stopping: str | None = None
+        self._acted = False
+        self.finished = False
+        self.asked_to_stop = False
+        self.meter = Meter(
+            config.sites,
+            {name: state.phase for name, state in self._states.items()},
+            ports.feed,
+            ports.record,
+            past.ledger,
+            past.metered_until,
+        )
+        terms = Terms(
+            run=run_id,
+            epoch=past.epoch,
+            speed=config.clock.speed,
+            tokens_per_step=tokens,
+            budget_tokens=config.train.budget_tokens,
+            rounds=config.rounds,
+        )
+        outside = (ports.post, ports.merger, ports.commits)
+        self.rounds = RoundKeeper(
+            terms, past.head, past.last_round, set(past.evaluated), outside, self._emit
+        )
+
+    def start(self, t: float, wall_s: float) -> None:
+        """Say that this coordinator took over, and from which model."""
+        now = Moment(t, wall_s)
+        self._emit(
+            CoordinatorStarted(
+                t=now.t,
+                wall_s=now.wall_s,
+                epoch=self._epoch,
+                run=self._run_id,
+                version=self.rounds.head.version,
+                tokens=self.rounds.head.tokens,
+            )
+        )
+
+    def tick(self, t: float, wall_s: float) -> float:
+        """Bring everything up to now; returns the simulated time of the next known change."""
+        now = Moment(t, wall_s)
+        self._watch_windows(self.meter.advance(t), now)
+        self._wind_down(now)
+        self.rounds.collect(self._ports.post.receive(), now)
+        self._close_round(now)
+        if self._stopping in ("budget", "duration"):
+            self.rounds.evaluate_last(self._reachable(), now)
+        self._alive = self._ports.provisioner.alive()
+        self._reconcile(now)
+        able = self._able()
+        self.rounds.advance(able, now, stopping=self._stopping is not None)
+        if self._stopping is None:
+            self.rounds.prepare({s: n for s, n in able.items() if self._stepping(s)}, now)
+        self.meter.change({name: state.phase for name, state in self._states.items()}, t)
+        self._exchange(now)
+        self.note_troubles(now)
+        self.finish_when_drained(now)
+        return self._next_wake(t)
+
+    def _watch_windows(self, taken: Sequence[Reading], now: Moment) -> None:
+        """Every reading gets its say at its own time, and silence has the last word."""
+        for reading in taken:
+            self._watch_window(reading.site, reading, max(reading.t, self._began), now.wall_s)
+        for site in self._windows:
+            self._watch_window(site, self.meter.readings.get(site), now.t, now.wall_s)
+
+    def _watch_window(self, site: str, reading: Reading | None, t: float, wall_s: float) -> None:
+        was_open = self._windows[site]
+        is_open = policy.window(self._config.policy, reading, was_open=was_open, now=t)
+        self._windows[site] = is_open
+        value = usable(reading, t, self._config.policy.stale_after_s)
+        if is_open and not was_open and value is not None:
+            self._emit(WindowOpened(t=t, wall_s=wall_s, site=site, intensity_g_per_kwh=value))
+        elif was_open and not is_open:
+            self._emit(WindowClosed(t=t, wall_s=wall_s, site=site, intensity_g_per_kwh=value))
+
+    def _wind_down(self, now: Moment) -> None:
+        if self._stopping is not None:
+            return
+        self._stopping = policy.stop_reason(
+            self._config.run,
+            tokens=self.rounds.head.tokens,
+            budget_tokens=self._config.train.budget_tokens,
+            elapsed_s=now.t - self._began,
+            asked=self.asked_to_stop,
+        )
+        if self._stopping is not None:
+            self._emit(StopRequested(t=now.t, wall_s=now.wall_s, reason=self._stopping))
+
+    def _verdict(self, site: str, now: Moment) -> Verdict:
+        if self._stopping is not None:
+            return Verdict.REST
+        return policy.decide(
+            self._config.policy,
+            window_open=self._windows[site],
+            up_since=self._states[site].up_since,
+            now=now.t,
+        )
+
+    def _reconcile(self, now: Moment) -> None:
+        self._acted = False
+        for site, section in self._config.sites.items():
+            before = self._states[site]
+            step = fleet.reconcile(
+                fleet.Site(site, section.provision_s, self._config.fleet),
+                before,
+                self._verdict(site, now),
+                self._see(site),
+                (now.t, now.wall_s),
+            )
+            self._states[site] = step.state
+            self._say(site, before, step, now)
+            self._acted |= bool(step.actions)
+            for action in step.actions:
+                match action:
+                    case Provision(name, session):
+                        self._ports.provisioner.provision(name, session)
+                    case Release(name, session):
+                        self._ports.provisioner.release(name, session)
+            if step.released_as is not None:
+                self.rounds.lost(site, before.session, now)
+
+    def _say(self, site: str, before: SiteState, step: fleet.Step, now: Moment) -> None:
+        """One event for each thing that changed, in the order in which it happened."""
+        after = step.state
+        said: list[Event] = []
+        if after.session != before.session:
+            said.append(
+                SiteProvisioned(t=now.t, wall_s=now.wall_s, site=site, session=after.session)
+            )
+        if after.phase is not before.phase:
+            said.append(
+                SitePhase(
+                    t=now.t,
+                    wall_s=now.wall_s,
+                    site=site,
+                    session=after.session,
+                    phase=after.phase,
+                    power_w=self._config.sites[site].power_w(after.phase),
+                )
+            )
+        if step.released_as is not None:
+            said.append(
+                SiteReleased(
+                    t=now.t,
+                    wall_s=now.wall_s,
+                    site=site,
+                    session=before.session,
+                    cause=step.released_as,
+                )
+            )
+        if said:
+            self._emit(*said)
+
+    def _see(self, site: str) -> Seen:
+        session = self._states[site].session
+        online = member(site, session) in self._ports.post.online()
+        heart = self._hearts.get(site)
+        return Seen(
+            sessions=self._alive.get(site, frozenset()),
+            ready=online and heart is not None and heart.session == session,
+            stepping=self._stepping(site),
+            busy=self.rounds.busy(site, session),
+        )
+
+    def _stepping(self, site: str) -> bool:
+        heart = self._hearts.get(site)
+        return heart is not None and heart.stepping and heart.session == self._states[site].session
+
+    def _able(self) -> dict[str, int]:
+        """The sites that may train now, with their sessions."""
+        leaving = (Phase.DRAINING, Phase.RELEASING)
+        return {
+            site: session
+            for site, session in self._reachable().items()
+            if self._windows[site] and self._states[site].phase not in leaving
+        }
+
+    def _reachable(self) -> dict[str, int]:
+        """The sites that an order could reach now, with their sessions."""
+        online = self._ports.post.online()
+        return {
+            site: state.session
+            for site, state in self._states.items()
+            if state.phase not in (Phase.RELEASED, Phase.PROVISIONING)
+            and member(site, state.session) in online
+        }
+
+    def _close_round(self, now: Moment) -> None:
+        closed = self.rounds.close(now, stopping=self._stopping is not None)
+        if closed is None:
+            return
+        self.meter.cut(now.t)
+        self._ports.record.sync()
+        ledger = self.meter.ledger.to_json()
+        self.rounds.commit(closed, ledger, self._ports.record.offset(), now)
+
+    def _exchange(self, now: Moment) -> None:
+        desired = {
+            site: Desired(
+                epoch=self._epoch,
+                session=state.session,
+                train=self._windows[site]
+                and self._stopping is None
+                and state.phase not in (Phase.DRAINING, Phase.RELEASING),
+            )
+            for site, state in self._states.items()
+        }
+        answer = self._ports.state.exchange(self._epoch, desired, self.rounds.announcement(now))
+        if answer is None:
+            return  # out of reach: what was last heard stands
+        self._hearts, steps = answer
+        self._ports.record.steps((self._simulated(step, now), step) for step in steps)
+
+    def _simulated(self, step: StepReport, now: Moment) -> float:
+        ago_s = max(0.0, now.wall_s - step.wall_s) * self._config.clock.speed
+        return round(max(self._began, now.t - ago_s), 3)
+
+    def note_troubles(self, now: Moment) -> None:
+        """Write down what fails outside, once a minute while it lasts."""
+        for source, message in (
+            ("flower", self._ports.post.trouble),
+            ("redis", self._ports.state.trouble),
+        ):
+            if message is None:
+                self._troubles.pop(source, None)
+            elif now.wall_s - self._troubles.get(source, 0.0) > TROUBLE_AGAIN_WALL_S:
+                self._troubles[source] = now.wall_s
+                self._emit(Trouble(t=now.t, wall_s=now.wall_s, source=source, message=message))
+
+    def finish_when_drained(self, now: Moment) -> None:
+        """End the run once it winds down, every site is gone and no round is open."""
+        if self._stopping is None or self.finished:
+            return
+        gone = all(state.phase is Phase.RELEASED for state in self._states.values())
+        if not gone or any(self._alive.values()) or self.rounds.current is not None:
+            return
+        self.meter.cut(now.t)
+        head = self.rounds.head
+        self._emit(
+            RunEnded(
+                t=now.t,
+                wall_s=now.wall_s,
+                reason=self._stopping,
+                version=head.version,
+                tokens=head.tokens,
+            )
+        )
+        self._ports.record.sync()
+        self.finished = True
+
+    def _next_wake(self, t: float) -> float:
+        wakes = [self._ports.feed.next_change(t)]
+        if self._acted:  # look whether it helped
+            wakes.append(t + 1.0)
+        for site, state in self._states.items():
+            stale = policy.stale_at(self._config.policy, self.meter.readings.get(site))
+            wakes.append(stale + 0.001)
+            if state.phase is Phase.PROVISIONING:
+                wakes.append(state.since + self._config.sites[site].provision_s)
+            if state.up_since is not None:
+                wakes.append(state.up_since + self._config.policy.min_up_s)
+        if self.rounds.current is not None:
+            wakes.append(self.rounds.current.deadline)
+        if self._config.run.duration_s is not None:
+            wakes.append(self._began + self._config.run.duration_s)
+        return min((wake for wake in wakes if wake > t), default=float("inf"))
+
+    def _emit(self, *events: Event) -> None:
+        self._ports.record.events(events)

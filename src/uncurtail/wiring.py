@@ -1,0 +1,239 @@
+"""Config to adapters to Loop: the only file that picks implementations."""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from uncurtail.adapters.blobs import BlobError, ObjectStore
+from uncurtail.adapters.flower_commands import Flower
+from uncurtail.adapters.processes import ProcessProvisioner
+from uncurtail.adapters.redis import CoordinatorState
+from uncurtail.adapters.traces import load_csv
+from uncurtail.adapters.vessim import VessimFeed
+from uncurtail.config import Config, ConfigError, parse
+from uncurtail.core import commit as commits
+from uncurtail.core import fleet, grids
+from uncurtail.core.commit import Commit
+from uncurtail.core.events import (
+    CoordinatorStarted,
+    Evaluated,
+    Event,
+    RoundOpened,
+    WindowClosed,
+    WindowOpened,
+    unix,
+)
+from uncurtail.core.leases import FreeSteps
+from uncurtail.core.ledger import Ledger
+from uncurtail.core.signals import Reading, Trace
+from uncurtail.loop import Loop, Past, Ports
+from uncurtail.ports import Post
+from uncurtail.runfolder import Journal, RunFolder
+
+REDIS_URL = "UNCURTAIL_REDIS_URL"
+# How far beyond the run a synthetic grid reaches: readings for late drains and for baselines.
+BEYOND_S = 2 * 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Where a run's planes are; private/endpoints.json, for this user only."""
+
+    flower_port: int
+    redis_url: str
+    data: str
+
+    def save(self, folder: RunFolder) -> None:
+        """Write, readable by this user alone."""
+        path = folder.private / "endpoints.json"
+        path.touch(mode=0o600)
+        body = {"flower_port": self.flower_port, "redis_url": self.redis_url, "data": self.data}
+        path.write_text(json.dumps(body), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: RunFolder) -> "Endpoints":
+        """Read what the supervisor wrote."""
+        path = folder.private / "endpoints.json"
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def secret(name: str) -> str | None:
+    """A secret from the environment: NAME, or the file that NAME_FILE names.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
+    if name in os.environ:
+        return os.environ[name]
+    path = os.environ.get(f"{name}_FILE")
+    try:
+        return None if path is None else Path(path).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigError(f"{name}_FILE: {path}: {error.strerror}: name a file") from None
+
+
+def read_config(folder: RunFolder) -> Config:
+    """The resolved config of a run."""
+    text = folder.resolved.read_text(encoding="utf-8")
+    return parse(json.loads(text), str(folder.resolved))
+
+
+def flower(folder: RunFolder, endpoints: Endpoints) -> Flower:
+    """The run's own SuperLink."""
+    return Flower(folder.private, endpoints.flower_port)
+
+
+def store(config: Config, folder: RunFolder) -> ObjectStore:
+    """The payload plane."""
+    return ObjectStore(config.store.url, folder.path)
+
+
+def traces(config: Config, start: float) -> dict[str, Trace]:
+    """Each site's carbon intensity.
+
+    Raises:
+        ConfigError: The trace cannot be used.
+    """
+    if config.energy.source == "csv":
+        assert config.energy.path is not None
+        regions = {name: site.region or "" for name, site in config.sites.items()}
+        try:
+            columns = load_csv(
+                config.energy.path,
+                sorted(set(regions.values())),
+                allow_gaps=config.energy.allow_gaps,
+            )
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        return {name: columns[region] for name, region in regions.items()}
+    duration_s = config.run.duration_s or 366 * 86400.0
+    return {
+        name: grids.synthetic(
+            site.preset or "",
+            seed=config.energy.seed if site.seed is None else site.seed,
+            start=start,
+            duration_s=duration_s + BEYOND_S,
+            utc_offset_h=site.utc_offset_h,
+        )
+        for name, site in config.sites.items()
+    }
+
+
+def start_time(config: Config, wall_s: float) -> float:
+    """Simulated start of a run."""
+    return wall_s if config.clock.start == "now" else unix(config.clock.start)
+
+
+def first_commit(
+    config: Config, folder: RunFolder, blobs: ObjectStore, start: float, steps_per_epoch: int
+) -> Commit:
+    """Write version 0, the untrained model, unless it is there; the newest usable commit."""
+    found = newest_commit(folder, blobs)
+    if found is not None:
+        return found
+    from uncurtail.lm.checkpoint import encode_weights
+    from uncurtail.lm.trainer import initial_weights
+
+    if steps_per_epoch < 1:
+        raise ConfigError(
+            "the corpus is smaller than one step: lower train.batch_sequences or "
+            "model.sequence_length, or prepare more data"
+        )
+    model = blobs.put_hashed(encode_weights(initial_weights(config.model, config.seed)))
+    commit = Commit(
+        run=folder.run_id,
+        version=0,
+        epoch=0,
+        round=0,
+        parent_sha256=None,
+        t=start,
+        wall_s=0.0,
+        model=model,
+        outer=None,
+        tokens=0,
+        free=FreeSteps(steps_per_epoch),
+    )
+    blobs.put_new(commits.key(0), commit.encode())
+    return commit
+
+
+def newest_commit(folder: RunFolder, blobs: ObjectStore) -> Commit | None:
+    """The newest commit whose objects verify; None before the first.
+
+    Newer ones that cannot be used are set aside: their place is needed for the next commit.
+    """
+    for name in reversed(blobs.keys("commits")):
+        try:
+            commit = Commit.decode(blobs.get(name))
+            for key in (commit.model, commit.outer):
+                if key is not None:
+                    blobs.get(key)
+        except (BlobError, ValueError):
+            blobs.set_aside(name)
+            continue
+        return commit
+    return None
+
+
+def past(config: Config, folder: RunFolder, head: Commit, start: float) -> Past:
+    """What an earlier coordinator left behind."""
+    events = folder.read_events()
+    power = folder.read_power()
+    clean_below = config.policy.enter_below_g_per_kwh
+    began = events[0].t if events else start
+    return Past(
+        head=head,
+        epoch=1 + max((e.epoch for e in events if isinstance(e, CoordinatorStarted)), default=0),
+        began=began,
+        metered_until=max((row.segment.end for row in power), default=start),
+        last_round=max((e.round for e in events if isinstance(e, RoundOpened)), default=0),
+        evaluated=frozenset(e.version for e in events if isinstance(e, Evaluated)),
+        states=fleet.replay(config.sites, events),
+        windows=_windows(config.sites, events),
+        ledger=Ledger.from_segments((row.segment for row in power), clean_below),
+    )
+
+
+def last_readings(folder: RunFolder) -> dict[str, Reading]:
+    """The newest reading of each site in the run folder."""
+    return {reading.site: reading for reading in folder.read_readings()}
+
+
+def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
+    """The loop of a run, fresh or resumed, over the real world."""
+    from uncurtail.lm.data import Corpus
+    from uncurtail.merging import UpdateMerger
+
+    endpoints = Endpoints.load(folder)
+    start = start_time(config, wall_s)
+    blobs = store(config, folder)
+    corpus = Corpus.open(Path(endpoints.data))
+    batch, length = config.train.batch_sequences, config.model.sequence_length
+    head = first_commit(config, folder, blobs, start, corpus.steps_per_epoch(length, batch))
+    before = past(config, folder, head, start)
+    ports = Ports(
+        feed=VessimFeed(traces(config, before.began), before.metered_until),
+        provisioner=ProcessProvisioner(folder.path, config.sites),
+        post=post,
+        state=CoordinatorState(endpoints.redis_url, folder.run_id, list(config.sites)),
+        merger=UpdateMerger(blobs, config.outer),
+        commits=blobs,
+        record=Journal(folder),
+    )
+    loop = Loop(config, folder.run_id, ports, before, batch * length)
+    known = last_readings(folder)
+    if known:
+        loop.meter.resume(known, max(reading.t for reading in known.values()))
+    else:
+        loop.meter.begin()
+    return loop
+
+
+def _windows(sites: Iterable[str], events: Iterable[Event]) -> dict[str, bool]:
+    windows = dict.fromkeys(sites, False)
+    for event in events:
+        if isinstance(event, WindowOpened | WindowClosed) and event.site in windows:
+            windows[event.site] = isinstance(event, WindowOpened)
+    return windows

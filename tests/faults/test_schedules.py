@@ -1,0 +1,168 @@
+"""Seeded schedules of kills, losses and delays in virtual time; verify must pass after each."""
+
+import random
+
+import pytest
+
+from tests.virtual import START, Virtual, experiment
+from uncurtail.core.events import (
+    RoundCommitted,
+    RoundSkipped,
+    RunEnded,
+    SiteReleased,
+    UpdateRejected,
+    unix,
+)
+from uncurtail.core.leases import FreeSteps, count_steps
+from uncurtail.verify import verify
+
+HOURS = 3600.0
+
+
+def check(run: Virtual) -> None:
+    """Nothing is broken, and the run ended with every site released."""
+    broken = [c for c in verify(run.folder, recompute_tokens=False) if c.passed is False]
+    assert broken == []
+    assert isinstance(run.folder.read_events()[-1], RunEnded)
+    assert not any(run.sites.alive().values())
+
+
+def kinds(run: Virtual, kind):
+    return [event for event in run.folder.read_events() if isinstance(event, kind)]
+
+
+def _kill_a_site(rng: random.Random):
+    return lambda run: run.sites.kill(rng.choice(list(run.settings.sites)))
+
+
+def _kill_every_site(_rng: random.Random):
+    return lambda run: [run.sites.kill(site) for site in run.settings.sites]
+
+
+def _restart_the_coordinator(_rng: random.Random):
+    return lambda run: run.restart()
+
+
+def _lose_replies(rng: random.Random):
+    def strike(run: Virtual) -> None:
+        run.sites.lost_replies += rng.randint(1, 6)
+
+    return strike
+
+
+def _double_replies(rng: random.Random):
+    def strike(run: Virtual) -> None:
+        run.sites.doubled_replies += rng.randint(1, 3)
+
+    return strike
+
+
+def _cut_off_the_state(rng: random.Random):
+    def strike(run: Virtual) -> None:
+        run.sites.cut_off_until = run.t + rng.choice([5.0, 60.0, 900.0])
+
+    return strike
+
+
+def _refuse_an_update(rng: random.Random):
+    site = rng.choice(["duck", "solar", "windy"])
+
+    def strike(run: Virtual) -> None:
+        run.merger.refuse = lambda update: "not finite" if site in update else None
+
+    return strike
+
+
+FAULTS = [
+    _kill_a_site,
+    _kill_every_site,
+    _restart_the_coordinator,
+    _lose_replies,
+    _double_replies,
+    _cut_off_the_state,
+    _refuse_an_update,
+]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_strikes_every_step_counts_once_and_nothing_is_left_running(seed, virtual):
+    rng = random.Random(seed)
+    run = virtual(experiment(run={"duration_s": 6 * HOURS}), steps_per_epoch=150)
+    start = unix(START)
+    faults = [
+        (start + rng.uniform(0.0, 6.2) * HOURS, rng.choice(FAULTS)(rng))
+        for _ in range(rng.randint(1, 8))
+    ]
+    run.until(start + 8 * HOURS, faults)
+    check(run)
+
+
+def test_a_killed_site_is_back_and_its_lease_is_trained_by_somebody(virtual):
+    run = virtual(experiment(run={"duration_s": 3 * HOURS}))
+    run.until(
+        unix(START) + 4 * HOURS, [(unix(START) + 1.1 * HOURS, lambda r: r.sites.kill("windy"))]
+    )
+    check(run)
+    causes = [e.cause for e in kinds(run, SiteReleased) if e.site == "windy"]
+    assert causes == ["lost", "drained"]
+    assert [e.reason for e in kinds(run, UpdateRejected)] == ["the site is gone"]
+
+
+def test_a_new_coordinator_goes_on_from_the_last_commit_and_adopts_the_sites(virtual):
+    run = virtual(experiment(run={"duration_s": 3 * HOURS}))
+    run.until(unix(START) + 4 * HOURS, [(unix(START) + 1.2 * HOURS, Virtual.restart)])
+    check(run)
+    assert {e.cause for e in kinds(run, SiteReleased)} == {"drained"}, "no site was started anew"
+    assert [c.epoch for c in run.folder.read_commits()][-1] == 2
+
+
+def test_a_round_without_a_valid_update_leaves_the_model_as_it_was(virtual):
+    run = virtual(experiment(run={"duration_s": 2 * HOURS}))
+    run.merger.refuse = lambda _update: "not finite"
+    run.finish()
+    check(run)
+    assert kinds(run, RoundCommitted) == []
+    assert len(kinds(run, RoundSkipped)) > 1
+    assert run.loop.rounds.head.version == 0
+    assert run.loop.rounds.head.free == FreeSteps(500)
+
+
+def test_a_lost_reply_is_asked_for_again_and_trained_only_once(virtual):
+    run = virtual(experiment(run={"duration_s": 2 * HOURS}))
+    run.sites.lost_replies = 1
+    run.finish()
+    check(run)
+    assert kinds(run, UpdateRejected) == []
+
+
+def test_without_the_state_plane_the_run_goes_on_from_what_was_last_heard(virtual):
+    run = virtual(experiment(run={"duration_s": 3 * HOURS}))
+
+    def cut(r: Virtual) -> None:
+        r.sites.cut_off_until = r.t + 1800.0
+
+    run.until(unix(START) + 5 * HOURS, [(unix(START) + HOURS, cut)])
+    check(run)
+    assert len(kinds(run, RoundCommitted)) > 3
+
+
+def test_the_budget_is_met_exactly_and_ends_the_run(virtual):
+    budget = 200 * 2048
+    run = virtual(experiment(train={"budget_tokens": budget}))
+    run.finish()
+    check(run)
+    assert run.loop.rounds.head.tokens == budget
+    assert kinds(run, RunEnded)[0].reason == "budget"
+
+
+def test_nothing_but_one_epoch_of_tiny_data_is_shared_by_all_sites(virtual):
+    run = virtual(experiment(run={"duration_s": 2 * HOURS}), steps_per_epoch=7)
+    run.finish()
+    check(run)
+    head = run.loop.rounds.head
+    consumed = sum(
+        count_steps(update.intervals)
+        for commit in run.folder.read_commits()
+        for update in commit.updates
+    )
+    assert consumed + count_steps(head.free.intervals) == 7 * head.free.next_epoch

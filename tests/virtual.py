@@ -1,0 +1,176 @@
+"""A whole run in virtual time: the real loop, journal, commits and Vessim; simulated sites."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from uncurtail import config as configuration
+from uncurtail import wiring
+from uncurtail.adapters.blobs import ObjectStore
+from uncurtail.adapters.inprocess import SimulatedSites, SiteModel
+from uncurtail.adapters.vessim import VessimFeed
+from uncurtail.config import Config
+from uncurtail.core import commit as commits
+from uncurtail.core.commit import Commit
+from uncurtail.core.events import iso, unix
+from uncurtail.core.leases import FreeSteps, split
+from uncurtail.core.rounds import Order, Reply
+from uncurtail.core.signals import Trace
+from uncurtail.loop import Loop, Ports
+from uncurtail.runfolder import Journal, RunFolder
+
+START = "2026-07-24T06:00:00+00:00"
+TOKENS_PER_STEP = 2048
+
+
+def experiment(**sections) -> Config:
+    """The demo's three grids, real time, two-hour horizon unless told otherwise."""
+    body: dict[str, Any] = {
+        "name": "virtual",
+        "clock": {"start": START, "speed": 1.0},
+        "run": {"duration_s": 12 * 3600.0},
+        "energy": {"seed": 40},
+        "sites": {
+            "duck": {"preset": "duck", "utc_offset_h": -8},
+            "solar": {"preset": "solar", "utc_offset_h": 9.5},
+            "windy": {"preset": "windy", "utc_offset_h": -6},
+        },
+        "train": {"budget_tokens": 10**9},
+        "rounds": {"length_s": 1800.0, "max_steps": 60, "grace_wall_s": 20.0},
+    }
+    for name, section in sections.items():
+        body[name] = {**body.get(name, {}), **section} if isinstance(section, dict) else section
+    return configuration.parse(body, "test")
+
+
+@dataclass
+class CountingMerger:
+    """A merger without tensors: it counts, and refuses what `refuse` names."""
+
+    store: ObjectStore
+    refuse: Callable[[str], str | None] = lambda _update: None
+    folded: int = 0
+    version: int = 0
+
+    def fold(self, update: str, sha256: str, base: str, tokens: int) -> str | None:
+        reason = self.refuse(update)
+        self.folded += reason is None
+        return reason
+
+    def finish(self, base: str, outer: str | None) -> tuple[str, str | None]:
+        assert self.folded > 0
+        self.folded = 0
+        self.version += 1
+        return self.store.put_hashed(f"after {base}, {self.version}".encode()), None
+
+    def reset(self) -> None:
+        self.folded = 0
+
+
+@dataclass
+class Virtual:
+    """One run folder, its simulated sites, and the coordinator of the moment."""
+
+    path: Path
+    settings: Config = field(default_factory=experiment)
+    steps_per_epoch: int = 500
+    traces: dict[str, Trace] | None = None
+
+    def __post_init__(self) -> None:
+        self.folder = RunFolder(self.path / "virtual-1")
+        self.folder.create()
+        self.folder.resolved.write_text(configuration.dump(self.settings))
+        self.store = ObjectStore(None, self.folder.path)
+        self.t = unix(START)
+        models = {name: SiteModel(steps_per_s=0.05) for name in self.settings.sites}
+        self.sites = SimulatedSites(models, TOKENS_PER_STEP, self.t, self._consumed)
+        self.merger = CountingMerger(self.store)
+        if self.traces is None:
+            self.traces = wiring.traces(self.settings, self.t)
+        self.journal = Journal(self.folder)
+        self.loop = self._coordinator()
+
+    def close(self) -> None:
+        self.journal.close()
+
+    def restart(self) -> None:
+        """kill -9 of the coordinator, and a new one from what is on disk."""
+        self.journal.close()
+        self.journal = Journal(self.folder)
+        self.loop = self._coordinator()
+
+    def until(
+        self, t: float, faults: Sequence[tuple[float, Callable[["Virtual"], object]]] = ()
+    ) -> None:
+        """Run to `t`, or until the loop is finished; faults strike at their times."""
+        pending = sorted(faults, key=lambda fault: fault[0])
+        while not self.loop.finished and self.t <= t:
+            while pending and pending[0][0] <= self.t:
+                pending.pop(0)[1](self)
+            self.sites.advance(self.t)
+            wake = self.loop.tick(self.t, self.t)
+            due = [wake, self.sites.next_event(), self.t + 60.0]
+            due += [at for at, _ in pending[:1] if at > self.t]
+            self.t = max(self.t + 0.2, round(min(due), 3))
+
+    def finish(self) -> None:
+        """Run to the end."""
+        self.until(unix(START) + (self.settings.run.duration_s or 0.0) + 3600.0)
+        assert self.loop.finished
+
+    def _coordinator(self) -> Loop:
+        head = wiring.newest_commit(self.folder, self.store) or self._first_commit()
+        before = wiring.past(self.settings, self.folder, head, unix(START))
+        ports = Ports(
+            feed=VessimFeed(self.traces or {}, before.metered_until),
+            provisioner=self.sites,
+            post=self.sites,
+            state=self.sites,
+            merger=self.merger,
+            commits=self.store,
+            record=self.journal,
+        )
+        loop = Loop(self.settings, self.folder.run_id, ports, before, TOKENS_PER_STEP)
+        known = wiring.last_readings(self.folder)
+        if known:
+            loop.meter.resume(known, max(reading.t for reading in known.values()))
+        else:
+            loop.meter.begin()
+        loop.start(self.t, self.t)
+        return loop
+
+    def _first_commit(self) -> Commit:
+        commit = Commit(
+            run=self.folder.run_id,
+            version=0,
+            epoch=0,
+            round=0,
+            parent_sha256=None,
+            t=self.t,
+            wall_s=self.t,
+            model=self.store.put_hashed(b"untrained"),
+            outer=None,
+            tokens=0,
+            free=FreeSteps(self.steps_per_epoch),
+        )
+        assert self.store.put_new(commits.key(0), commit.encode())
+        return commit
+
+    def _consumed(self, order: Order, reply: Reply) -> None:
+        home = self.folder.site(order.site)
+        home.mkdir(parents=True, exist_ok=True)
+        consumed, _ = split(order.intervals, reply.steps)
+        row = {
+            "t": iso(self.t),
+            "session": order.session,
+            "round": order.round,
+            "attempt": order.attempt,
+            "intervals": [list(interval) for interval in consumed],
+            "steps": reply.steps,
+            "tokens": reply.tokens,
+            "token_sha256": reply.token_sha256,
+        }
+        with (home / "consumed.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
