@@ -1,0 +1,1 @@
+"""What a provisioner starts: one process group per site and session."""
