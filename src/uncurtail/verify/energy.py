@@ -1,0 +1,206 @@
+"""Energy adds up: the feed's power series, the phase events and the ledger tell the same joules."""
+
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+from uncurtail.core.events import SitePhase, iso
+from uncurtail.core.fleet import Phase
+from uncurtail.core.ledger import J_PER_KWH, Ledger, Segment, Tally
+from uncurtail.core.signals import Reading
+from uncurtail.runfolder import PowerRow
+from uncurtail.verify.evidence import Evidence, Finding, agree, judged
+
+RELATIVE = 1e-6
+ABSOLUTE_J = 1.0
+EMISSIONS_RELATIVE = 1e-4
+# Series hold six digits and whole milliseconds; ledgers hold what was measured.
+DIGITS_RELATIVE = 1e-5
+ROUNDED_S = 1e-3
+
+ByPhase = dict[tuple[str, str], float]
+
+
+def energy_adds_up(run: Evidence) -> Finding:
+    """Power series, phase events and the newest ledger agree, by site and phase."""
+    problems = [*_tiling_problems(run), *_row_problems(run)]
+    series = _series_j(run, None)
+    problems += _differences("power.csv", series, "SitePhase events", _events_j(run), {})
+    until = run.newest.t
+    ledger = _ledger(run)
+    committed = {name: tally.energy_j for name, tally in ledger.tallies.items()}
+    problems += _differences(
+        f"power.csv until version {run.newest.version}",
+        _series_j(run, until),
+        "its ledger",
+        committed,
+        _rounding_j(run),
+    )
+    total_kwh = sum(series.values()) / J_PER_KWH
+    return judged(
+        problems,
+        f"{total_kwh:.3f} kWh by power series and by events; "
+        f"{ledger.total().energy_j / J_PER_KWH:.3f} kWh by series and ledger at the last commit",
+    )
+
+
+def emissions_add_up(run: Evidence) -> Finding:
+    """The newest ledger's emissions are power times readings, each held until the next."""
+    problems = list(_intensity_problems(run))
+    ledger = _ledger(run)
+    again = Ledger(ledger.clean_below_g_per_kwh)
+    for site, rows in run.power.items():
+        for row in rows:
+            for segment in _priced(row, run.readings.get(site, []), run.newest.t):
+                again.add(segment)
+    sites = sorted({site for site, _ in (*ledger.tallies, *again.tallies)})
+    rounding_j = _rounding_j(run)
+    for site in sites:
+        slack_j = ABSOLUTE_J + sum(j for (name, _), j in rounding_j.items() if name == site)
+        highest = max((r.value or 0.0 for r in run.readings.get(site, [])), default=0.0)
+        told, found = ledger.total(site=site), again.total(site=site)
+        slack = {"emissions_g": slack_j / J_PER_KWH * highest}
+        for what in ("emissions_g", "clean_j", "unpriced_j"):
+            left, right = getattr(told, what), getattr(found, what)
+            absolute = slack.get(what, slack_j)
+            if not agree(left, right, relative=EMISSIONS_RELATIVE, absolute=absolute):
+                problems.append(
+                    f"{site}: {what} {left:.6g} in the ledger of version {run.newest.version}, "
+                    f"{right:.6g} from power and readings"
+                )
+    total: Tally = again.total()
+    return judged(
+        problems,
+        f"{total.emissions_g / 1000.0:.3f} kg until the last commit, "
+        f"{total.unpriced_j / J_PER_KWH:.3f} kWh of unknown intensity",
+    )
+
+
+def _ledger(run: Evidence) -> Ledger:
+    return Ledger.from_json(run.newest.ledger, run.setup.policy.enter_below_g_per_kwh)
+
+
+def _tiling_problems(run: Evidence) -> Iterator[str]:
+    """Where a site's power series has a gap or an overlap, or does not span the run's time."""
+    firsts = {site: rows[0].segment.start for site, rows in run.power.items() if rows}
+    lasts = {site: rows[-1].segment.end for site, rows in run.power.items() if rows}
+    for site, rows in run.power.items():
+        if site not in run.setup.sites:
+            yield f"power.csv has a site {site} that resolved.json has not"
+        for left, right in pairwise(rows):
+            end, start = left.segment.end, right.segment.start
+            if end != start:
+                kind = "a gap" if start > end else "an overlap"
+                yield f"power.csv of {site} has {kind} between {iso(end)} and {iso(start)}"
+        if firsts and not rows:
+            yield f"power.csv has no row of {site}"
+        elif rows and rows[0].segment.start != min(firsts.values()):
+            yield f"power.csv of {site} begins after the others, at {iso(firsts[site])}"
+        elif rows and run.ended and rows[-1].segment.end != max(lasts.values()):
+            yield f"power.csv of {site} ends before the others, at {iso(lasts[site])}"
+
+
+def _row_problems(run: Evidence) -> Iterator[str]:
+    """Rows and events whose watts are not the site's in that phase, and rows that run backwards."""
+    sections = run.setup.sites
+    for site, rows in run.power.items():
+        for segment in (row.segment for row in rows):
+            if segment.end <= segment.start:
+                yield f"power.csv of {site} has an empty or negative row at {iso(segment.start)}"
+            if site in sections:
+                expected = sections[site].power_w(Phase(segment.phase))
+                if not agree(segment.power_w, expected, relative=DIGITS_RELATIVE, absolute=0.0):
+                    yield f"power.csv of {site} at {iso(segment.start)} has other watts than config"
+    for event in run.events:
+        if not isinstance(event, SitePhase) or event.site not in sections:
+            continue
+        if event.power_w != sections[event.site].power_w(Phase(event.phase)):
+            yield f"SitePhase of {event.site} at {iso(event.t)} has other watts than config"
+
+
+def _series_j(run: Evidence, until: float | None) -> ByPhase:
+    """Joules that the feed drew, until a time or altogether."""
+    total: ByPhase = defaultdict(float)
+    for site, rows in run.power.items():
+        for row in rows:
+            segment = row.segment
+            end = segment.end if until is None else min(segment.end, until)
+            total[site, segment.phase] += row.grid_power_w * max(0.0, end - segment.start)
+    return total
+
+
+def _events_j(run: Evidence) -> ByPhase:
+    """Joules by the phase events alone, until each site's power series ends."""
+    total: ByPhase = defaultdict(float)
+    for site, section in run.setup.sites.items():
+        rows = run.power[site]
+        end = rows[-1].segment.end if rows else run.events[0].t
+        phase, since = Phase.RELEASED, run.events[0].t
+        for event in run.events:
+            if isinstance(event, SitePhase) and event.site == site:
+                total[site, phase] += section.power_w(phase) * max(0.0, min(event.t, end) - since)
+                phase, since = Phase(event.phase), min(event.t, end)
+        total[site, phase] += section.power_w(phase) * max(0.0, end - since)
+    return total
+
+
+def _rounding_j(run: Evidence) -> ByPhase:
+    """What whole milliseconds may cost: one at each end of each stretch of a phase."""
+    total: ByPhase = defaultdict(float)
+    for site, rows in run.power.items():
+        before = None
+        for segment in (row.segment for row in rows):
+            if segment.phase != before:
+                total[site, segment.phase] += 2.0 * ROUNDED_S * segment.power_w
+            before = segment.phase
+    return total
+
+
+def _differences(
+    left_name: str, left: ByPhase, right_name: str, right: ByPhase, slack_j: ByPhase
+) -> Iterator[str]:
+    for site, phase in sorted({*left, *right}):
+        one, other = left.get((site, phase), 0.0), right.get((site, phase), 0.0)
+        absolute = ABSOLUTE_J + slack_j.get((site, phase), 0.0)
+        if not agree(one, other, relative=RELATIVE, absolute=absolute):
+            yield f"{site} {phase}: {one:.1f} J by {left_name}, {other:.1f} J by {right_name}"
+
+
+def _intensity_problems(run: Evidence) -> Iterator[str]:
+    """Rows of the power series that name another intensity than the reading in force."""
+    for site, rows in run.power.items():
+        readings = run.readings.get(site, [])
+        for segment in (row.segment for row in rows):
+            value = _in_force(readings, segment.start)
+            told = segment.intensity_g_per_kwh
+            same = (
+                told == value
+                if told is None or value is None
+                else agree(told, value, relative=DIGITS_RELATIVE, absolute=0.0)
+            )
+            if not same:
+                yield f"power.csv of {site} at {iso(segment.start)} says {told}, readings {value}"
+
+
+def _priced(row: PowerRow, readings: Sequence[Reading], until: float) -> Iterator[Segment]:
+    """A row until a time, cut at the readings, with the feed's watts and the value in force."""
+    segment = row.segment
+    end = min(segment.end, until)
+    first = bisect_right(readings, segment.start, key=_time)
+    last = bisect_left(readings, end, key=_time)
+    edges = [segment.start, *(reading.t for reading in readings[first:last]), end]
+    for start, stop in pairwise(edges):
+        if stop > start:
+            value = _in_force(readings, start)
+            yield Segment(segment.site, segment.phase, start, stop, row.grid_power_w, value)
+
+
+def _in_force(readings: Sequence[Reading], t: float) -> float | None:
+    """The newest reading's value, however old; None where there is none or it was unknown."""
+    index = bisect_right(readings, t, key=_time) - 1
+    return None if index < 0 else readings[index].value
+
+
+def _time(reading: Reading) -> float:
+    return reading.t

@@ -1,0 +1,240 @@
+"""What a run left behind, read once for all checks; a file that cannot be read is named."""
+
+import csv
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
+
+from uncurtail.core.commit import Commit
+from uncurtail.core.events import Event, RunEnded, iso
+from uncurtail.core.fleet import SiteSection
+from uncurtail.core.leases import Interval
+from uncurtail.core.orders import StepReport
+from uncurtail.core.policy import PolicySection
+from uncurtail.core.signals import Reading
+from uncurtail.runfolder import POWER, READINGS, STEPS, PowerRow, RunFolder
+
+T = TypeVar("T")
+
+# A tick is late by a second at most, and what it decides takes effect within another.
+TOLERANCE_WALL_S = 2.0
+# Problems told in full; the rest is counted.
+TOLD = 3
+# What a damaged file makes its readers and users raise.
+DAMAGE = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    csv.Error,
+)
+
+
+class EvidenceError(Exception):
+    """A file that a check needs is missing or damaged: which, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found; `passed` None: it could not be checked here, and `detail` says why."""
+
+    passed: bool | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCommit:
+    """A commit, and the file and the bytes it was read from."""
+
+    name: str
+    data: bytes
+    commit: Commit
+
+
+@dataclass(frozen=True, slots=True)
+class Consumed:
+    """One line of a site's own record."""
+
+    session: int
+    round: int
+    intervals: tuple[Interval, ...]
+    steps: int
+    tokens: int
+    token_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """The parts of the resolved config that checks use; `raw` is all of it."""
+
+    speed: float
+    policy: PolicySection
+    sites: dict[str, SiteSection]
+    raw: dict[str, Any]
+
+
+class Evidence:
+    """Lazy views of a run folder; each raises `EvidenceError` when its file is of no use."""
+
+    def __init__(
+        self, folder: RunFolder, *, recompute_tokens: bool = True, tolerance_s: float | None = None
+    ) -> None:
+        self.folder = folder
+        self.recompute_tokens = recompute_tokens
+        self._tolerance_s = tolerance_s
+
+    @property
+    def tolerance_s(self) -> float:
+        """How much later (simulated) than what it answers to a decision may take effect."""
+        if self._tolerance_s is not None:
+            return self._tolerance_s
+        return TOLERANCE_WALL_S * self.setup.speed
+
+    @cached_property
+    def setup(self) -> Setup:
+        """The resolved config."""
+        return self._read("resolved.json", self._read_setup)
+
+    @cached_property
+    def events(self) -> list[Event]:
+        """The event log."""
+        events = self._read("events.jsonl", self.folder.read_events)
+        if not events:
+            raise EvidenceError("events.jsonl holds no event: copy the run folder anew, whole")
+        return events
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run came to its end."""
+        return isinstance(self.events[-1], RunEnded)
+
+    @cached_property
+    def commits(self) -> list[StoredCommit]:
+        """The commits by file name, at least one."""
+        paths = sorted((self.folder.path / "commits").glob("*.json"))
+        if not paths:
+            raise EvidenceError("commits/ holds no commit: copy the run folder anew, whole")
+        return [self._read(f"commits/{path.name}", _commit_reader(path)) for path in paths]
+
+    @property
+    def newest(self) -> Commit:
+        """The newest commit."""
+        return self.commits[-1].commit
+
+    @cached_property
+    def readings(self) -> dict[str, list[Reading]]:
+        """Each site's readings; their times rise."""
+        found: dict[str, list[Reading]] = {name: [] for name in self.setup.sites}
+        for reading in self._series("readings", READINGS, self.folder.read_readings):
+            rows = found.setdefault(reading.site, [])
+            if rows and reading.t <= rows[-1].t:
+                raise EvidenceError(
+                    f"series/readings.csv: the readings of {reading.site} do not rise in time at "
+                    f"{iso(reading.t)}: a line is doubled or out of order; restore the file"
+                )
+            rows.append(reading)
+        return found
+
+    @cached_property
+    def power(self) -> dict[str, list[PowerRow]]:
+        """Each site's power series, in file order."""
+        found: dict[str, list[PowerRow]] = {name: [] for name in self.setup.sites}
+        for row in self._series("power", POWER, self.folder.read_power):
+            found.setdefault(row.segment.site, []).append(row)
+        return found
+
+    @cached_property
+    def steps(self) -> list[tuple[float, StepReport]]:
+        """Every inner step that was reported, with its simulated time."""
+        return self._series("steps", STEPS, self.folder.read_steps)
+
+    def consumed(self, site: str) -> list[Consumed]:
+        """A site's own record of what it trained."""
+        name = f"sites/{site}/consumed.jsonl"
+        return self._read(
+            name,
+            lambda: _CONSUMED.validate_json(
+                json.dumps(self.folder.read_consumed(site)), strict=True
+            ),
+        )
+
+    def exists(self, name: str) -> bool:
+        """Whether the run folder has this file."""
+        return (self.folder.path / name).is_file()
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A file that holds one JSON object."""
+        text = (self.folder.path / name).read_text
+        return self._read(name, lambda: _JSON_OBJECT.validate_python(json.loads(text("utf-8"))))
+
+    def _series(
+        self, name: str, columns: tuple[str, ...], reader: Callable[[], list[T]]
+    ) -> list[T]:
+        path = f"series/{name}.csv"
+        with_header = self._read(path, lambda: (_first_line(self.folder.path / path), reader()))
+        if with_header[0] != ",".join(columns):
+            raise EvidenceError(f"{path} does not begin with its header: restore it")
+        return with_header[1]
+
+    def _read(self, name: str, reader: Callable[[], T]) -> T:
+        if not self.exists(name):  # the readers of a run folder take no file for an empty one
+            raise EvidenceError(f"{name} is missing: copy the run folder anew, whole")
+        try:
+            return reader()
+        except DAMAGE as error:
+            what = " ".join(str(error).split())[:200]
+            raise EvidenceError(
+                f"{name} cannot be read ({type(error).__name__}: {what}): restore it"
+            ) from error
+
+    def _read_setup(self) -> Setup:
+        raw: dict[str, Any] = json.loads(self.folder.resolved.read_text(encoding="utf-8"))
+        return Setup(
+            speed=float(raw["clock"]["speed"]),
+            policy=PolicySection(**raw["policy"]),
+            sites={name: SiteSection(**body) for name, body in raw["sites"].items()},
+            raw=raw,
+        )
+
+
+def _first_line(path: Path) -> str:
+    with path.open(encoding="utf-8") as file:
+        return file.readline().rstrip("\n")
+
+
+def judged(problems: Sequence[str], fine: str) -> Finding:
+    """Failed with the first problems, or passed with what is fine."""
+    if not problems:
+        return Finding(True, fine)
+    more = len(problems) - TOLD
+    return Finding(False, "; ".join(problems[:TOLD]) + (f"; and {more} more" if more > 0 else ""))
+
+
+def agree(left: float, right: float, *, relative: float, absolute: float) -> bool:
+    """Equal within relative or absolute tolerance, whichever is larger; NaN agrees with nothing."""
+    return math.isclose(left, right, rel_tol=relative, abs_tol=absolute)
+
+
+def _commit_reader(path: Path) -> Callable[[], StoredCommit]:
+    def read() -> StoredCommit:
+        data = path.read_bytes()
+        Commit.decode(data)  # refuses unknown keys
+        return StoredCommit(
+            path.name, data, _COMMIT.validate_json(data, strict=True)
+        )  # checks every type
+
+    return read
+
+
+_COMMIT = TypeAdapter(Commit)
+_CONSUMED = TypeAdapter(list[Consumed])
+_JSON_OBJECT = TypeAdapter(dict[str, Any])

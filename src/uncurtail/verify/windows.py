@@ -1,0 +1,115 @@
+"""Training only on power known to be curtailed: the readings, judged again, against what ran."""
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from uncurtail.core.events import iso
+from uncurtail.core.fleet import Phase
+from uncurtail.core.policy import PolicySection, stale_at, window
+from uncurtail.core.signals import Reading, usable
+from uncurtail.verify.evidence import Evidence, Finding, judged
+
+Stretch = tuple[float, float]
+
+
+def only_in_windows(run: Evidence) -> Finding:
+    """Every stretch of training lies in a window; a step outside belongs to a draining site."""
+    policy, late_s = run.setup.policy, run.tolerance_s
+    found = {site: windows(policy, rows) for site, rows in run.readings.items()}
+    open_ = {site: _widened(stretches, late_s) for site, stretches in found.items()}
+    problems = [
+        f"{site} trains outside its windows {iso(start)} - {iso(end)}"
+        for site, start, end in _outside(run, Phase.TRAINING, open_)
+    ]
+    draining = {site: _widened(_stretches(run, site, Phase.DRAINING), late_s) for site in run.power}
+    for t, step in run.steps:
+        if not any(_covers(where.get(step.site, []), t, t) for where in (open_, draining)):
+            problems.append(f"{step.site} took step {step.step} outside its windows at {iso(t)}")
+    return judged(
+        problems,
+        f"{sum(map(len, found.values()))} windows, {len(run.steps)} steps; tolerance {late_s:g} s",
+    )
+
+
+def known_power(run: Evidence) -> Finding:
+    """No stretch of training while nobody knew how clean the power was."""
+    policy = run.setup.policy
+    if policy.kind == "always":
+        return Finding(None, 'policy.kind is "always": this baseline trains on any power')
+    known = {
+        site: _widened(_known(policy, rows), run.tolerance_s) for site, rows in run.readings.items()
+    }
+    problems = [
+        f"{site} trains on unknown power {iso(start)} - {iso(end)}"
+        for site, start, end in _outside(run, Phase.TRAINING, known)
+    ]
+    unknown = sum(reading.value is None for rows in run.readings.values() for reading in rows)
+    count = sum(map(len, run.readings.values()))
+    return judged(problems, f"{count} readings, {unknown} of them unknown, none trained on")
+
+
+def windows(policy: PolicySection, readings: Sequence[Reading]) -> list[Stretch]:
+    """A site's windows by its readings: hysteresis at each, and closed when one goes stale."""
+    if policy.kind == "always":
+        return [(-math.inf, math.inf)]
+    found: list[Stretch] = []
+    opened: float | None = None
+    for reading, until in _held(readings):
+        is_open = window(policy, reading, was_open=opened is not None, now=reading.t)
+        if opened is not None and not is_open:
+            found.append((opened, reading.t))
+            opened = None
+        elif is_open and opened is None:
+            opened = reading.t
+        stale = stale_at(policy, reading)
+        if opened is not None and stale < until:
+            found.append((opened, stale))
+            opened = None
+    return found
+
+
+def _known(policy: PolicySection, readings: Sequence[Reading]) -> list[Stretch]:
+    return [
+        (reading.t, min(until, stale_at(policy, reading)))
+        for reading, until in _held(readings)
+        if usable(reading, reading.t, policy.stale_after_s) is not None
+    ]
+
+
+def _held(readings: Sequence[Reading]) -> Iterator[tuple[Reading, float]]:
+    """Each reading with the time of the next."""
+    ends = [*(reading.t for reading in readings[1:]), math.inf]
+    yield from zip(readings, ends, strict=False)
+
+
+def _stretches(run: Evidence, site: str, phase: Phase) -> list[Stretch]:
+    """When a site was in a phase, by the power series."""
+    rows = (row.segment for row in run.power.get(site, []))
+    return [(segment.start, segment.end) for segment in rows if segment.phase == phase]
+
+
+def _outside(
+    run: Evidence, phase: Phase, allowed: Mapping[str, Sequence[Stretch]]
+) -> Iterator[tuple[str, float, float]]:
+    """The site's rows of power in this phase that no allowed stretch covers."""
+    for site in run.power:
+        for start, end in _stretches(run, site, phase):
+            if not _covers(allowed.get(site, []), start, end):
+                yield site, start, end
+
+
+def _widened(stretches: Iterable[Stretch], late_s: float) -> list[Stretch]:
+    """The stretches, rising, each ending so much later; those that then touch are one."""
+    merged: list[Stretch] = []
+    for start, end in sorted(stretches):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end + late_s))
+        else:
+            merged.append((start, end + late_s))
+    return merged
+
+
+def _covers(stretches: Sequence[Stretch], start: float, end: float) -> bool:
+    index = bisect_right(stretches, start, key=lambda stretch: stretch[0]) - 1
+    return index >= 0 and end <= stretches[index][1]
