@@ -1,0 +1,1 @@
+"""A run folder as tables, figures and one page."""
