@@ -1,0 +1,295 @@
+"""The command line: parse, load, call one function. Heavy imports happen inside commands."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal, NoReturn
+
+import typer
+
+from uncurtail import __version__
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Train language models on renewable power that would otherwise be thrown away.",
+    epilog="Start with: uncurtail run experiments/demo.toml",
+)
+site_app = typer.Typer(no_args_is_help=True, help="What a provisioner starts on a site.")
+app.add_typer(site_app, name="site")
+data_app = typer.Typer(no_args_is_help=True, help="From text to token shards.")
+app.add_typer(data_app, name="data")
+tokenizer_app = typer.Typer(no_args_is_help=True, help="From text to a vocabulary.")
+app.add_typer(tokenizer_app, name="tokenizer")
+
+RunFolderPath = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/demo-20260601-120000.")
+]
+ModelPath = Annotated[
+    Path, typer.Argument(metavar="RUN|CHECKPOINT", help="A run folder, or a file of weights.")
+]
+CheckpointRun = Annotated[
+    Path | None, typer.Option("--run", help="The run a CHECKPOINT outside of it is of.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+
+
+def main() -> None:
+    """Run the command line; what the user got wrong is one line and exit 2, no traceback."""
+    from uncurtail.errors import UserError
+
+    try:
+        app()
+    except UserError as error:
+        _fail(str(error))
+
+
+@app.command()
+def run(
+    experiment: Annotated[Path, typer.Argument(help="The experiment, a TOML file.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override one key: --set clock.speed=60."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the newest run of this experiment.")
+    ] = False,
+    runs: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs"),
+) -> None:
+    """Train across the experiment's sites, each only while its region is curtailed.
+
+    Everything that is needed is started here and is gone afterwards. Ctrl-C drains and says how
+    to resume.
+    """
+    from uncurtail.running import run_experiment
+
+    raise typer.Exit(run_experiment(experiment, set_ or [], runs, resume=resume))
+
+
+@app.command()
+def baseline(
+    experiment: Annotated[Path, typer.Argument(help="The experiment, a TOML file.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override one key: --set seed=3."),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Train so many steps instead of the token budget.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="Stop after so many minutes; --resume goes on.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where results go; baselines/NAME if not given.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in --out.")] = False,
+) -> None:
+    """Train the experiment's model on one always-on site, for comparison.
+
+    The same model, data order and loop as `run`, without Flower and Redis. On several GPUs or
+    processes: torchrun --nproc-per-node N -m uncurtail baseline EXPERIMENT. Ctrl-C stops at the
+    next step, saves, and says how to resume.
+    """
+    from uncurtail.baseline import Limit, run_baseline
+
+    limit = Limit(steps, minutes)
+    raise typer.Exit(run_baseline(experiment, set_ or [], out, limit, resume=resume))
+
+
+@app.command()
+def report(folder: RunFolderPath, as_json: AsJson = False) -> None:
+    """Rebuild summary.json, the figures and report.html from a run folder."""
+    from uncurtail.running import report_run
+
+    typer.echo(report_run(folder, as_json=as_json))
+
+
+@app.command()
+def verify(folder: RunFolderPath, as_json: AsJson = False) -> None:
+    """Check a run folder against the invariants; exit 1 names what is broken."""
+    from uncurtail.running import verify_run
+
+    passed, text = verify_run(folder, as_json=as_json)
+    typer.echo(text)
+    raise typer.Exit(0 if passed else 1)
+
+
+@app.command("eval")
+def evaluate(
+    what: Annotated[
+        Path, typer.Argument(metavar="RUN|CHECKPOINT", help="A run folder, or a file of weights.")
+    ],
+    version: Annotated[
+        int | None, typer.Option(help="Which model version of the run; the newest by default.")
+    ] = None,
+    tasks: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help='Multiple-choice tasks: NAME.jsonl of {"query", ...}.'),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Prepared data; the run's by default.")
+    ] = None,
+    sequences: Annotated[
+        int | None, typer.Option(min=1, help="Held-out sequences; the run's number by default.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model: validation loss, bits per byte, and multiple-choice tasks."""
+    from uncurtail import evaluating
+
+    request = evaluating.Request(what, version, tasks, data, sequences)
+    typer.echo(evaluating.evaluate(request, as_json=as_json))
+
+
+@app.command()
+def track(
+    folder: RunFolderPath,
+    kind: Annotated[Literal["wandb", "tensorboard"], typer.Argument()],
+) -> None:
+    """Log a run's metrics to W&B or TensorBoard; `tracking.*` does it while a run goes on.
+
+    What was logged before is not logged again.
+    """
+    from uncurtail.tracking import track
+
+    track(folder, kind)
+
+
+@app.command()
+def export(
+    source: ModelPath,
+    format_: Annotated[
+        Literal["hf", "nanochat"],
+        typer.Option("--format", help="hf opens in transformers, nanochat in nanochat."),
+    ] = "hf",
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A new folder; RUN/export/FORMAT-STEP if not given."),
+    ] = None,
+    run: CheckpointRun = None,
+) -> None:
+    """Hand a model on, to transformers or to nanochat; neither is needed here.
+
+    hf: a folder for AutoModelForCausalLM and AutoTokenizer, with equal logits and tokens.
+
+    nanochat: a base directory for nanochat of October 2025. What nanochat reads as pickles is
+    written so: the weights (torch.save) and the tokenizer (a tiktoken.Encoding). Nothing else
+    that uncurtail writes is a pickle, and it reads none.
+    """
+    from uncurtail.exporting import Source, export_model
+
+    typer.echo(export_model(Source(source, run), format_, out))
+
+
+@app.command()
+def sample(
+    source: ModelPath,
+    prompt: Annotated[str, typer.Option(help="What the text begins with.")] = "",
+    tokens: Annotated[int, typer.Option(min=1, help="At most so many new tokens.")] = 64,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="0 takes the most likely token each time.")
+    ] = 0.8,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds, equal texts.")] = 0,
+    run: CheckpointRun = None,
+) -> None:
+    """Print text that a model writes."""
+    from uncurtail.exporting import Source, sample_text
+
+    request = Source(source, run)
+    typer.echo(sample_text(request, prompt, tokens, temperature=temperature, seed=seed))
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what is installed, reachable and misconfigured, each with its remedy."""
+    from uncurtail.doctor import examine
+
+    healthy, text = examine(as_json=as_json)
+    typer.echo(text)
+    raise typer.Exit(0 if healthy else 1)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+@data_app.command("prepare")
+def data_prepare(
+    experiment: Annotated[Path, typer.Argument(help="The experiment, a TOML file.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override one key: --set data.shards=8."),
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where to; a folder of the user's cache if not given.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Prepare nothing; compare what is there by its hashes.")
+    ] = False,
+) -> None:
+    """Download and tokenize an experiment's text.
+
+    After an interruption, run it again: it goes on where it stopped.
+    """
+    from rich.console import Console
+
+    from uncurtail import datacommands
+
+    command = datacommands.check_command if check else datacommands.prepare_command
+    typer.echo(command(experiment, set_ or [], folder, Console(stderr=True)))
+
+
+@tokenizer_app.command("train")
+def tokenizer_train(
+    experiment: Annotated[
+        Path | None, typer.Argument(help="The experiment whose text to learn from.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override one key: --set data.shards=8."),
+    ] = None,
+    files: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Text to learn from instead.")
+    ] = None,
+    vocab_size: Annotated[
+        int | None, typer.Option(help="How many tokens; an experiment says it in model.vocab_size.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The file to write.")] = None,
+) -> None:
+    """Learn a byte-pair vocabulary from an experiment's text, or from files."""
+    from rich.console import Console
+
+    from uncurtail import datacommands
+    from uncurtail.errors import UserError
+
+    console = Console(stderr=True)
+    if experiment is not None and not files and vocab_size is None:
+        typer.echo(datacommands.tokenizer_command(experiment, set_ or [], out, console))
+    elif experiment is None and files and vocab_size and out is not None and not set_:
+        typer.echo(datacommands.tokenizer_of_files_command(files, vocab_size, out, console))
+    else:
+        raise UserError("name either an EXPERIMENT, or --files GLOB --vocab-size N --out FILE")
+
+
+@site_app.command()
+def lead(folder: Path, site: str, session: int) -> None:
+    """Head one session of a site: trainer, SuperNode and SuperExec in one process group."""
+    from uncurtail.site.start import lead_session
+
+    raise typer.Exit(lead_session(folder, site, session))
+
+
+@site_app.command()
+def train(folder: Path, site: str, session: int, socket: Path) -> None:
+    """Be the long-lived trainer of a session, answering orders on a Unix socket."""
+    from uncurtail.site.start import train_session
+
+    train_session(folder, site, session, socket)
+
+
+def _fail(message: str) -> NoReturn:
+    for line in message.splitlines():
+        print(f"uncurtail: {line}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,158 @@
+"""What the commands do: from arguments to a run folder and back to words."""
+
+import importlib.metadata
+import json
+import platform
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from uncurtail import __version__, config, tracking, wiring
+from uncurtail.adapters import clock
+from uncurtail.config import Config, ConfigError
+from uncurtail.core.events import RunEnded
+from uncurtail.monitor import Monitor
+from uncurtail.runfolder import RunFolder, newest, write_atomic
+
+
+def run_experiment(path: Path, overrides: list[str], runs: Path, *, resume: bool) -> int:
+    """Run or resume an experiment; returns the exit code.
+
+    Raises:
+        UserError: Something in the input or the environment must be mended first.
+    """
+    from uncurtail.supervisor import check_port, prepare
+
+    settings = config.load(path, overrides)
+    folder = _resumable(runs, settings) if resume else None
+    if folder is not None:
+        settings = wiring.read_config(folder)
+    start = wiring.start_time(settings, clock.wall())
+    wiring.traces(settings, start)  # a trace that cannot be used is said now, not after a minute
+    tracking.check(settings.tracking)
+    _check_room(settings, runs)
+    check_port(settings)
+    console = Console()
+    data = _prepare_data(settings, console)
+    if folder is None:
+        folder = _create(path, settings, runs)
+    _note_data(folder, data)
+    monitor = Monitor(settings, folder, console, start)
+    if resume:
+        monitor.skip_old()
+    supervisor = prepare(settings, folder, monitor, str(data))
+    console.print(f"Run folder: {folder.path}", highlight=False, soft_wrap=True)
+    with monitor.showing():
+        ended = supervisor.run()
+    return _conclude(folder, path, ended, console)
+
+
+def report_run(path: Path, *, as_json: bool) -> str:
+    """Rebuild everything derived in a run folder; what to print."""
+    from uncurtail.report.figures import write_figures
+    from uncurtail.report.page import write_report
+    from uncurtail.report.summary import write_summary
+
+    folder = _open(path)
+    summary = write_summary(folder)
+    write_figures(folder)
+    if as_json:
+        return json.dumps(summary)
+    return f"{write_report(folder)}\nNext: open it in a browser."
+
+
+def verify_run(path: Path, *, as_json: bool) -> tuple[bool, str]:
+    """Check a run folder; whether nothing is broken, and what to print."""
+    from uncurtail.verify import report_lines, to_json, verify
+
+    checks = verify(_open(path))
+    passed = all(check.passed is not False for check in checks)
+    if as_json:
+        return passed, json.dumps(to_json(checks))
+    return passed, "\n".join(report_lines(checks))
+
+
+def _open(path: Path) -> RunFolder:
+    folder = RunFolder(path)
+    if not folder.resolved.is_file():
+        raise ConfigError(f"{path} is no run folder: name one below runs/")
+    return folder
+
+
+def _resumable(runs: Path, settings: Config) -> RunFolder:
+    folder = newest(runs, settings.name)
+    if folder is None:
+        raise ConfigError(f"no run of {settings.name} below {runs}: leave out --resume")
+    events = folder.read_events()
+    if events and isinstance(events[-1], RunEnded) and events[-1].reason != "user":
+        raise ConfigError(f"{folder.path.name} has ended: leave out --resume for a new run")
+    return folder
+
+
+def _create(path: Path, settings: Config, runs: Path) -> RunFolder:
+    stamp = datetime.fromtimestamp(clock.wall(), tz=UTC).strftime("%Y%m%d-%H%M%S")
+    folder = RunFolder(runs / f"{settings.name}-{stamp}")
+    if folder.path.exists():
+        raise ConfigError(f"{folder.path} exists: try again in a second")
+    folder.create()
+    for site in settings.sites:
+        folder.site(site).mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(path, folder.experiment)
+    write_atomic(folder.resolved, config.dump(settings))
+    versions: dict[str, Any] = {
+        "uncurtail": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {
+            item.metadata["Name"]: item.version for item in importlib.metadata.distributions()
+        },
+    }
+    write_atomic(folder.versions, json.dumps(versions, indent=1, sort_keys=True))
+    return folder
+
+
+def _note_data(folder: RunFolder, data: Path) -> None:
+    from uncurtail.lm.manifest import Manifest
+
+    body = {"folder": str(data), "manifest_sha256": Manifest.load(data).sha256}
+    write_atomic(folder.path / "data.json", json.dumps(body))
+
+
+def _check_room(settings: Config, runs: Path) -> None:
+    runs.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(runs).free
+    if free < settings.store.min_free_bytes:
+        raise ConfigError(
+            f"{runs.resolve()} has {free / 1e9:.1f} GB free, a run needs "
+            f"{settings.store.min_free_bytes / 1e9:.1f} (store.min_free_bytes): make room, or "
+            "choose another place with --runs"
+        )
+
+
+def _prepare_data(settings: Config, console: Console) -> Path:
+    from uncurtail.datacommands import prepare_data
+
+    return prepare_data(settings, None, console)
+
+
+def _conclude(folder: RunFolder, path: Path, ended: RunEnded | None, console: Console) -> int:
+    from uncurtail.report.figures import write_figures
+    from uncurtail.report.page import write_report
+    from uncurtail.report.summary import write_summary
+    from uncurtail.report.terminal import summary_table
+
+    with console.status("Writing the report"):
+        summary = write_summary(folder)
+        write_figures(folder)
+        write_report(folder)
+    console.print(summary_table(summary, folder))
+    if ended is None or ended.reason == "user":
+        console.print(
+            f"Stopped. Resume with: uncurtail run {path} --resume", highlight=False, soft_wrap=True
+        )
+        return 130
+    console.print(f"Next: uncurtail verify {folder.path}", highlight=False, soft_wrap=True)
+    return 0

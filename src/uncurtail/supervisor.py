@@ -1,0 +1,270 @@
+"""`uncurtail run`: starts every process of a run, keeps them alive, shows progress, cleans up.
+
+It decides nothing about training. Redis, SuperLink and SuperExec are its children and are started
+again when they die; the coordinator (our ServerApp, started by SuperExec) is resubmitted from the
+last commit. Whatever carries the run's mark is gone when this returns.
+"""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from uncurtail.adapters import certificates, children, clock
+from uncurtail.adapters.flower_commands import Flower
+from uncurtail.adapters.redis import reachable
+from uncurtail.adapters.redis_server import EmbeddedRedis, free_port, plan_embedded
+from uncurtail.config import Config, ConfigError
+from uncurtail.core.events import RunEnded
+from uncurtail.errors import UserError
+from uncurtail.monitor import Monitor
+from uncurtail.runfolder import RUN_DIR, RunFolder, write_atomic
+from uncurtail.tracking import Trackers, kinds
+from uncurtail.wiring import REDIS_URL, Endpoints, secret
+
+LOOK_EVERY_S = 0.2
+# Ctrl-C drains: a step, an upload, a Flower reply, a commit. Then the hard way.
+DRAIN_S = 14.0
+START_TIMEOUT_S = 120.0
+# SuperExec asks for tasks ten times a second; a loaded machine takes its time.
+PICK_UP_S = 20.0
+
+
+class RunFailedError(UserError):
+    """The run cannot go on: one line that says what failed, and where to look."""
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """The processes of one run, and how often the coordinator had to be started."""
+
+    config: Config
+    folder: RunFolder
+    monitor: Monitor
+    endpoints: Endpoints
+    flower: Flower
+    redis: EmbeddedRedis | None
+    procs: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    submissions: int = 0
+    retry_at: float = 0.0
+    submitted_at: float = 0.0
+    stop_at: float | None = None
+    trackers: Trackers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.trackers = Trackers(
+            self.folder, kinds(self.config.tracking), self.procs, self.monitor.say
+        )
+
+    def run(self) -> RunEnded | None:
+        """Start everything and supervise until the run ends; None if it was stopped before that.
+
+        Whatever happens, nothing of the run is left when this returns.
+
+        Raises:
+            RunFailedError: A process does not come up, or cannot be kept alive.
+        """
+        previous = [
+            signal.signal(number, self._asked_to_stop) for number in (signal.SIGINT, signal.SIGTERM)
+        ]
+        try:
+            self.start()
+            while self.stop_at is None or self.submissions:
+                self._keep_alive()
+                for event in self.monitor.poll():
+                    if isinstance(event, RunEnded):
+                        self.trackers.finish()
+                        return event
+                if self.stop_at is not None and clock.monotonic() > self.stop_at + DRAIN_S:
+                    return None
+                clock.pause(LOOK_EVERY_S)
+            return None
+        finally:
+            signal.signal(signal.SIGINT, previous[0])
+            signal.signal(signal.SIGTERM, previous[1])
+            self._end()
+
+    def start(self) -> None:
+        """Start the planes, in the order in which they need each other.
+
+        Raises:
+            RunFailedError: One does not come up; its log is named.
+        """
+        if self.redis is not None:
+            self._start_redis()
+        self._await("redis", lambda: reachable(self.endpoints.redis_url) is None)
+        self._start_superlink()
+        self._await("superlink", lambda: _listens(self.flower.port))
+
+    def _keep_alive(self) -> None:
+        children.reap([*self.procs.values()])
+        if self.redis is not None and self._dead("redis"):
+            self._start_redis()
+        if self._dead("superlink"):
+            self._start_superlink()
+        if self._dead("superexec") and _listens(self.flower.port):
+            self._spawn("superexec", self.flower.superexec())
+        self._keep_coordinator()
+        self.trackers.keep_alive()
+
+    def _keep_coordinator(self) -> None:
+        """Submit the app when nobody coordinates and nobody is about to."""
+        now = clock.monotonic()
+        submitting = self.procs.get("submit")
+        if submitting is not None and submitting.poll() is None:
+            return
+        if self._coordinator_alive():
+            return
+        # Accepted, and SuperExec looks for it; or its process is there and still at its imports.
+        patience_s = START_TIMEOUT_S if self._coordinator_starts() else PICK_UP_S
+        accepted = submitting is not None and submitting.returncode == 0
+        if accepted and not self._introduced() and now < self.submitted_at + patience_s:
+            return
+        if now < self.retry_at or self._dead("superexec"):
+            return
+        if self.submissions > self.config.flower.restarts:
+            raise RunFailedError(
+                f"the coordinator failed {self.submissions} times: see {self.folder.logs}"
+            )
+        self.submissions += 1
+        self.submitted_at = now
+        self.retry_at = now + min(2.0**self.submissions, 30.0)
+        (self.folder.private / "coordinator.json").unlink(missing_ok=True)
+        self._spawn("submit", self.flower.run())
+
+    def _introduced(self) -> bool:
+        return (self.folder.private / "coordinator.json").exists()
+
+    def _coordinator_starts(self) -> bool:
+        superexec = self.procs.get("superexec")
+        return superexec is not None and children.has_child(superexec.pid)
+
+    def _coordinator_alive(self) -> bool:
+        try:
+            text = (self.folder.private / "coordinator.json").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return False
+        body = json.loads(text)
+        return children.alive(body["pid"], body["started"])
+
+    def _start_redis(self) -> None:
+        assert self.redis is not None
+        log = self.folder.logs / "redis.log"
+        self.procs["redis"] = self.redis.start(self.folder.run_id, self.folder.private, log)
+
+    def _start_superlink(self) -> None:
+        self._spawn("superlink", self.flower.superlink())
+
+    def _spawn(self, role: str, command: list[str]) -> None:
+        marks = {
+            children.RUN: self.folder.run_id,
+            children.ROLE: role,
+            RUN_DIR: str(self.folder.path),
+            **self.flower.environment(),
+        }
+        self.procs[role] = children.spawn(
+            command, marks=marks, log=self.folder.logs / f"{role}.log", dies_with_parent=True
+        )
+
+    def _dead(self, role: str) -> bool:
+        child = self.procs.get(role)
+        return child is None or child.poll() is not None
+
+    def _await(self, role: str, ready: Callable[[], bool]) -> None:
+        give_up = clock.monotonic() + START_TIMEOUT_S
+        while not ready() and self.stop_at is None:
+            child = self.procs.get(role)
+            ended = child is not None and child.poll() is not None
+            if ended or clock.monotonic() > give_up:
+                log = self.folder.logs / f"{role}.log"
+                raise RunFailedError(f"{role} did not start: {_last_line(log)} (see {log})")
+            clock.pause(0.05)
+
+    def _asked_to_stop(self, _number: int, _frame: FrameType | None) -> None:
+        if self.stop_at is not None:  # the second Ctrl-C: now
+            self.stop_at = clock.monotonic() - DRAIN_S
+            return
+        self.stop_at = clock.monotonic()
+        (self.folder.private / "stop").touch()
+        self.monitor.say("Stopping: sites finish their step and hand in their work.")
+
+    def _end(self) -> None:
+        for child in self.procs.values():
+            if child.poll() is None:
+                child.terminate()
+        deadline = clock.monotonic() + 1.5
+        while clock.monotonic() < deadline and not all(
+            c.poll() is not None for c in self.procs.values()
+        ):
+            clock.pause(0.05)
+        children.kill_marked(self.folder.run_id)
+        for child in self.procs.values():
+            child.wait()
+        children.reap([])
+
+
+def prepare(config: Config, folder: RunFolder, monitor: Monitor, data: str) -> Supervisor:
+    """Make a run folder ready to be started, fresh or again; end what a killed run left.
+
+    Raises:
+        ConfigError: Processes cannot be ended, or the state server cannot be used.
+    """
+    children.become_subreaper()
+    os.umask(0o077)  # what a run writes is this user's alone
+    left = children.kill_marked(folder.run_id)
+    if left:
+        raise ConfigError(f"{left} processes of {folder.run_id} cannot be ended: end them first")
+    private = folder.private
+    for name in ("stop", "coordinator.json"):
+        (private / name).unlink(missing_ok=True)
+    for stale in private.glob("superlink.db*"):
+        stale.unlink()
+    redis = plan_embedded() if secret(REDIS_URL) is None else None
+    url = redis.url if redis is not None else secret(REDIS_URL) or ""
+    if redis is None and (why := reachable(url)) is not None:
+        raise ConfigError(f"{REDIS_URL} does not answer ({why}): start it, or unset the variable")
+    port = config.flower.port or free_port()
+    endpoints = Endpoints(flower_port=port, redis_url=url, data=data)
+    endpoints.save(folder)
+    flower = Flower(private, port)
+    certificates.write_server_certificates(flower.certificates)
+    certificates.write_secret(flower.secret)
+    flower.write_home()
+    body = {"pid": os.getpid(), "started": children.started(os.getpid())}
+    write_atomic(private / "supervisor.json", json.dumps(body))
+    return Supervisor(config, folder, monitor, endpoints, flower, redis)
+
+
+def check_port(config: Config) -> None:
+    """See that the port that was asked for is free.
+
+    Raises:
+        ConfigError: It is taken.
+    """
+    port = config.flower.port
+    if port and _listens(port):
+        raise ConfigError(
+            f"flower.port = {port} is taken: choose another, or 0 for a free one "
+            "(--set flower.port=0)"
+        )
+
+
+def _listens(port: int) -> bool:
+    import socket
+
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _last_line(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            lines = [line.strip() for line in file if line.strip()]
+    except OSError:
+        return "it wrote nothing"
+    return lines[-1][:200] if lines else "it wrote nothing"

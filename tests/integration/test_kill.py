@@ -1,0 +1,126 @@
+"""kill -9 of every process of a run, one at a time: it goes on by itself, and verify passes."""
+
+import signal
+import time
+
+import psutil
+import pytest
+
+from tests.integration.stack import SmallRun, kill
+from uncurtail.core.events import (
+    CoordinatorStarted,
+    Event,
+    RoundCommitted,
+    RunEnded,
+    SitePhase,
+    SiteReleased,
+    StopRequested,
+)
+from uncurtail.verify import verify
+
+pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(420)]
+
+ALWAYS = {"north": [(0, 10_000)], "south": [(0, 10_000)]}
+
+
+def commits(events: list[Event]) -> int:
+    return sum(isinstance(event, RoundCommitted) for event in events)
+
+
+def training(run: SmallRun, site: str) -> bool:
+    phases = [e.phase for e in run.events() if isinstance(e, SitePhase) and e.site == site]
+    return bool(phases) and phases[-1] == "training"
+
+
+def goes_on(run: SmallRun, more: int = 2) -> None:
+    """Wait for further commits after what just happened."""
+    before = commits(run.events())
+    run.until(lambda events: commits(events) >= before + more, timeout_s=90)
+
+
+def check(run: SmallRun) -> None:
+    broken = [c for c in verify(run.folder) if c.passed is False]
+    assert broken == []
+    assert run.living() == []
+
+
+def test_whatever_is_killed_the_run_goes_on_by_itself(small_run):
+    run = small_run(minutes=100_000, windows=ALWAYS, speed=240.0)
+    run.start()
+    run.until(lambda events: commits(events) >= 2, timeout_s=90)
+
+    kill(run.pid("trainer", "north"))
+    goes_on(run)
+    kill(run.pid("supernode", "south"))
+    goes_on(run)
+    leader = run.pid("leader", "north")
+    assert leader is not None
+    for process in [psutil.Process(leader), *psutil.Process(leader).children(recursive=True)]:
+        process.kill()
+    goes_on(run)
+    lost = [(e.site, e.cause) for e in run.events() if isinstance(e, SiteReleased)]
+    assert lost == [("north", "lost"), ("south", "lost"), ("north", "lost")]
+
+    kill(run.pid("redis"))
+    goes_on(run)
+    kill(run.pid("superlink"))
+    goes_on(run)
+    kill(run.coordinator())
+    goes_on(run)
+    assert [e.epoch for e in run.events() if isinstance(e, CoordinatorStarted)] == [1, 2]
+
+    assert run.process is not None
+    run.process.send_signal(signal.SIGINT)
+    assert run.wait(30) == 130
+    check(run)
+    assert run.events()[-1] == [e for e in run.events() if isinstance(e, RunEnded)][-1]
+
+
+def test_a_killed_run_resumes_with_one_command_and_leaves_nothing(small_run):
+    run = small_run(minutes=100_000, windows=ALWAYS, speed=240.0)
+    run.start()
+    run.until(lambda events: commits(events) >= 2, timeout_s=90)
+    assert run.process is not None
+    run.process.kill()
+    run.process.wait(10)
+    before = commits(run.events())
+
+    run.start("--resume")
+    run.until(lambda events: commits(events) >= before + 2, timeout_s=90)
+    run.process.send_signal(signal.SIGINT)
+    assert run.wait(30) == 130
+    check(run)
+
+
+def test_ctrl_c_drains_in_time_keeps_the_work_and_says_how_to_resume(small_run):
+    run = small_run(minutes=100_000, windows=ALWAYS)
+    run.start()
+    run.until(lambda events: commits(events) >= 1, timeout_s=90)
+    run.until(lambda _events: training(run, "north") and training(run, "south"), timeout_s=60)
+    before = commits(run.events())
+    assert run.process is not None
+    asked = time.monotonic()
+    run.process.send_signal(signal.SIGINT)
+    run.until(lambda events: any(isinstance(e, RunEnded) for e in events), timeout_s=15)
+    assert time.monotonic() - asked < 15
+    assert run.wait(30) == 130
+    check(run)
+    events = run.events()
+    assert [e.reason for e in events if isinstance(e, StopRequested)] == ["user"]
+    assert commits(events) == before + 1, "what the sites had done is merged, not lost"
+    assert "--resume" in run.output()
+
+
+def test_orphaned_sites_end_by_themselves(small_run):
+    run = small_run(minutes=100_000, windows=ALWAYS)
+    text = (run.home / "small.toml").read_text()
+    (run.home / "small.toml").write_text(text + "\n[fleet]\norphan_after_wall_s = 5\n")
+    run.start()
+    run.until(lambda events: commits(events) >= 1, timeout_s=90)
+    assert run.process is not None
+    run.process.kill()
+    run.process.wait(10)
+    give_up = time.monotonic() + 40
+    while run.living() and time.monotonic() < give_up:
+        time.sleep(0.5)
+    assert run.living() == []
