@@ -44,6 +44,7 @@ def train_session(path: Path, site: str, session: int, socket: Path) -> None:
     trainer = Trainer(config.model, own_train, corpus, config.seed, ranks)
     if not ranks.first:
         trainer.follow()
+        ranks.leave()
         return
     trainer.load_snapshot(home / "snapshot")
     link = Link(SiteState(endpoints.redis_url, folder.run_id, site), site, session)
@@ -56,5 +57,6 @@ def train_session(path: Path, site: str, session: int, socket: Path) -> None:
         blobs=wiring.store(config, folder),
         trainer=trainer,
     )
-    serve(worker, socket, config.fleet.orphan_after_wall_s)
+    serve(worker, socket)
     trainer.dismiss()
+    ranks.leave()

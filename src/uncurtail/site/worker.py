@@ -28,7 +28,8 @@ from uncurtail.lm.trainer import NonFiniteLoss, StepMetrics, Trainer, TrainOrder
 from uncurtail.site.link import Link
 from uncurtail.sync.codec import encode_delta
 
-# A stand-by order waits this long for its round; then it answers with nothing.
+# A stand-by order waits this long for its round; then it answers with nothing. Without a
+# coordinator it waits no longer than the site does (`fleet.orphan_after_wall_s`).
 STANDBY_WALL_S = 600.0
 
 
@@ -60,6 +61,10 @@ class Worker:
         if reply.steps:  # also where the coordinator finds it should Flower lose it
             self.blobs.put(f"{updates_folder(order)}/reply.json", wire.encode(reply).encode())
         return reply
+
+    def orphaned(self) -> bool:
+        """Whether the coordinator has been silent for so long that nobody will ask again."""
+        return self.link.silent_s() >= self.config.fleet.orphan_after_wall_s
 
     def _train(self, order: Order) -> Reply:
         ready = self._await_base(order)
@@ -94,7 +99,7 @@ class Worker:
         """The order with its base, and when (monotonic) to stop; None if it is not to be done."""
         give_up = clock.monotonic() + STANDBY_WALL_S
         while clock.monotonic() < give_up:
-            if self._unwanted(order):
+            if self._unwanted(order) or self.orphaned():
                 return None
             if order.base is not None:
                 late = clock.wall() + self.link.wish.skew_s >= order.not_after_wall
@@ -176,7 +181,7 @@ class Worker:
             os.fsync(file.fileno())
 
 
-def serve(worker: Worker, path: Path, orphan_after_s: float) -> None:
+def serve(worker: Worker, path: Path) -> None:
     """Answer orders on the socket until the coordinator has been silent for too long.
 
     After each answer the optimizer state is saved: it survives the session.
@@ -186,7 +191,7 @@ def serve(worker: Worker, path: Path, orphan_after_s: float) -> None:
         path.chmod(0o600)
         listener.listen(4)
         listener.settimeout(0.5)
-        while worker.link.silent_s() < orphan_after_s:
+        while not worker.orphaned():
             try:
                 connection, _ = listener.accept()
             except TimeoutError:
