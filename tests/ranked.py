@@ -4,7 +4,6 @@ The first rank carries out the plan, the others follow; each writes what it saw 
 """
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -87,9 +86,9 @@ def main(plan_file, out):
     else:
         trainer.follow()
     state = {name: float(value.double().sum()) for name, value in trainer.weights().items()}
-    report = {"results": results, "taken": corpus.taken, "weights": state, "pid": os.getpid()}
+    report = {"results": results, "taken": corpus.taken, "weights": state}
     (out / f"{ranks.rank}.json").write_text(json.dumps(report))
-    ranks.leave()
+    ranks.end()
 
 
 if __name__ == "__main__":

@@ -184,9 +184,8 @@ def test_ctrl_c_stops_at_a_step_saves_and_can_be_resumed(experiment, tmp_path):
     out = tmp_path / "out"
     with start(command(experiment, out, *FOREVER)) as process:
         until = time.monotonic() + 60
-        while time.monotonic() < until and not (out / "steps.csv").exists():
+        while time.monotonic() < until and not ((out / "steps.csv").exists() and rows(out)):
             time.sleep(0.05)
-        time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -100,6 +100,7 @@ def launch(size, plan, out):
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": "1",
+        "PYTHONFAULTHANDLER": "1",  # a rank that aborts says where
     }
     command = [sys.executable, ranked.__file__, str(out / "plan.json"), str(out)]
     processes = []
@@ -112,6 +113,12 @@ def launch(size, plan, out):
     return processes
 
 
+def said(out, size):
+    """The end of what each rank wrote to its standard error."""
+    texts = [(out / f"{rank}.err").read_text()[-3000:] for rank in range(size)]
+    return "\n".join(f"rank {rank}: {text}" for rank, text in enumerate(texts))
+
+
 @pytest.fixture(scope="module")
 def outcomes(corpus, tmp_path_factory):
     """By number of ranks: what each of them saw."""
@@ -120,7 +127,7 @@ def outcomes(corpus, tmp_path_factory):
         out = tmp_path_factory.mktemp(f"ranks{size}")
         processes = launch(size, the_plan(corpus), out)
         codes = [process.wait(200) for process in processes]
-        assert codes == [0] * size, (out / "0.err").read_text()[-3000:]
+        assert codes == [0] * size, said(out, size)
         found[size] = [json.loads((out / f"{rank}.json").read_text()) for rank in range(size)]
     return found
 

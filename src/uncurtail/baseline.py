@@ -104,15 +104,16 @@ def run_baseline(
         if not ranks.first:
             _leave_signals_to_the_first()
             trainer.follow()
-            return 0
+            ranks.end()
         arguments = " ".join([str(path), *(f"--set {override}" for override in overrides)])
         first = _Baseline(settings, place, trainer, ranks, steps_per_epoch, arguments)
-        return first.run(progress, limit)
+        code = first.run(progress, limit)
     except ConfigError:  # raised between two orders only: the others wait for a word
         trainer.dismiss()
-        raise
-    finally:
         ranks.leave()
+        raise
+    ranks.end(code)
+    return code
 
 
 def _trainer(settings: Config, ranks: "Ranks") -> "tuple[Trainer, int]":

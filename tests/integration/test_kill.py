@@ -76,8 +76,10 @@ def test_whatever_is_killed_the_run_goes_on_by_itself(small_run):
     assert run.events()[-1] == [e for e in run.events() if isinstance(e, RunEnded)][-1]
 
 
-def test_a_killed_run_resumes_with_one_command_and_leaves_nothing(small_run):
+def test_a_killed_run_resumes_with_one_command_or_its_sites_end_by_themselves(small_run):
     run = small_run(minutes=100_000, windows=ALWAYS, speed=240.0)
+    text = (run.home / "small.toml").read_text()
+    (run.home / "small.toml").write_text(text + "\n[fleet]\norphan_after_wall_s = 5\n")
     run.start()
     run.until(lambda events: commits(events) >= 2, timeout_s=90)
     assert run.process is not None
@@ -85,8 +87,17 @@ def test_a_killed_run_resumes_with_one_command_and_leaves_nothing(small_run):
     run.process.wait(10)
     before = commits(run.events())
 
-    run.start("--resume")
+    run.start("--resume")  # at once: it ends what is left
     run.until(lambda events: commits(events) >= before + 2, timeout_s=90)
+    run.process.kill()
+    run.process.wait(10)
+    give_up = time.monotonic() + 60
+    while run.living() and time.monotonic() < give_up:
+        time.sleep(0.5)
+    assert run.living() == []
+
+    run.start("--resume")
+    goes_on(run)
     run.process.send_signal(signal.SIGINT)
     assert run.wait(30) == 130
     check(run)
@@ -109,18 +120,3 @@ def test_ctrl_c_drains_in_time_keeps_the_work_and_says_how_to_resume(small_run):
     assert [e.reason for e in events if isinstance(e, StopRequested)] == ["user"]
     assert commits(events) == before + 1, "what the sites had done is merged, not lost"
     assert "--resume" in run.output()
-
-
-def test_orphaned_sites_end_by_themselves(small_run):
-    run = small_run(minutes=100_000, windows=ALWAYS)
-    text = (run.home / "small.toml").read_text()
-    (run.home / "small.toml").write_text(text + "\n[fleet]\norphan_after_wall_s = 5\n")
-    run.start()
-    run.until(lambda events: commits(events) >= 1, timeout_s=90)
-    assert run.process is not None
-    run.process.kill()
-    run.process.wait(10)
-    give_up = time.monotonic() + 40
-    while run.living() and time.monotonic() < give_up:
-        time.sleep(0.5)
-    assert run.living() == []

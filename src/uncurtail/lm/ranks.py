@@ -6,6 +6,7 @@ stop at the same step by construction. A rank that dies closes its connections, 
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -84,7 +85,22 @@ class Ranks:
     def leave(self) -> None:
         """Part without waiting for the others."""
         if self.size > 1:
+            self._words = None
             dist.destroy_process_group()
+
+    def end(self, code: int = 0) -> None:
+        """Part, and end this process with `code` at once; alone, do neither.
+
+        Not by the interpreter's way out: torch may keep gloo's threads (it did wherever
+        torch._dynamo had been imported), and one of them that hears another rank hang up in the
+        middle of it aborts a process whose work is done.
+        """
+        if self.size == 1:
+            return
+        self.leave()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
     @contextmanager
     def together(self) -> Iterator[None]:

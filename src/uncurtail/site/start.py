@@ -44,7 +44,7 @@ def train_session(path: Path, site: str, session: int, socket: Path) -> None:
     trainer = Trainer(config.model, own_train, corpus, config.seed, ranks)
     if not ranks.first:
         trainer.follow()
-        ranks.leave()
+        ranks.end()
         return
     trainer.load_snapshot(home / "snapshot")
     link = Link(SiteState(endpoints.redis_url, folder.run_id, site), site, session)
@@ -59,4 +59,4 @@ def train_session(path: Path, site: str, session: int, socket: Path) -> None:
     )
     serve(worker, socket)
     trainer.dismiss()
-    ranks.leave()
+    ranks.end()
