@@ -262,3 +262,15 @@ def test_verify_exits_1_and_names_what_broke(uncurtail, tmp_path):
     done = uncurtail("verify", str(folder.path), "--json")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("length_s", "note"), [(900.0, "Note: a round lasts 3.8 s"), (2400.0, None)]
+)
+def test_rounds_too_short_for_flower_are_pointed_out(length_s, note):
+    from tests.virtual import experiment
+    from uncurtail.running import short_rounds
+
+    settings = experiment(clock={"speed": 240.0}, rounds={"length_s": length_s})
+    said = short_rounds(settings)
+    assert said is None if note is None else said is not None and said.startswith(note)

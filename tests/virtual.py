@@ -77,6 +77,7 @@ class Virtual:
     settings: Config = field(default_factory=experiment)
     steps_per_epoch: int = 500
     traces: dict[str, Trace] | None = None
+    latency_s: float = 1.5  # one way through Flower
 
     def __post_init__(self) -> None:
         self.folder = RunFolder(self.path / "virtual-1")
@@ -84,7 +85,8 @@ class Virtual:
         self.folder.resolved.write_text(configuration.dump(self.settings))
         self.store = ObjectStore(None, self.folder.path)
         self.t = unix(START)
-        models = {name: SiteModel(steps_per_s=0.05) for name in self.settings.sites}
+        model = SiteModel(steps_per_s=0.05, latency_s=self.latency_s)
+        models = dict.fromkeys(self.settings.sites, model)
         self.sites = SimulatedSites(models, TOKENS_PER_STEP, self.t, self._consumed)
         self.merger = CountingMerger(self.store)
         if self.traces is None:

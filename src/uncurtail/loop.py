@@ -133,7 +133,7 @@ class Loop:
         able = self._able()
         self.rounds.advance(able, now, stopping=self._stopping is not None)
         if self._stopping is None:
-            self.rounds.prepare({s: n for s, n in able.items() if self._stepping(s)}, now)
+            self.rounds.prepare(able, now)
         self.meter.change({name: state.phase for name, state in self._states.items()}, t)
         self._exchange(now)
         self.note_troubles(now)

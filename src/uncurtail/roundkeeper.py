@@ -96,19 +96,21 @@ class RoundKeeper:
         for site in rounds.joiners(self.current, able, now.t):
             self._order(site, able[site], len(able), now)
 
-    def prepare(self, stepping: Mapping[str, int], now: Moment) -> None:
-        """Send each stepping site (name -> session) its stand-by order for the round after.
+    def prepare(self, able: Mapping[str, int], now: Moment) -> None:
+        """Send each able site (name -> session) with an order out its stand-by order for the next.
 
-        It waits in Flower's queue while the site trains, and hides most of Flower's latency.
+        It waits in Flower's queue while the site trains, and hides most of Flower's latency. Not
+        only once the site steps: where a message takes longer than a round, the first order always
+        comes too late, and only one that is there already when its round opens is ever trained.
         """
         current = self.current
         if current is None:
             return
-        for site, session in stepping.items():
+        for site, session in able.items():
             name = member(site, session)
             if name not in current.waiting() or self._desk.on_standby(name):
                 continue
-            blank = self._desk.order(current, self.head, (site, session, len(stepping)), now)
+            blank = self._desk.order(current, self.head, (site, session, len(able)), now)
             order = self._desk.stand_by(blank, current, self.head)
             if order is not None:
                 self._post.send(order)

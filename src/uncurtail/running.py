@@ -17,6 +17,9 @@ from uncurtail.core.events import RunEnded
 from uncurtail.monitor import Monitor
 from uncurtail.runfolder import RunFolder, newest, write_atomic
 
+# An order and its answer through Flower 1.41 take 3-6 s on loopback, more on a busy machine.
+SHORT_ROUND_WALL_S = 10.0
+
 
 def run_experiment(path: Path, overrides: list[str], runs: Path, *, resume: bool) -> int:
     """Run or resume an experiment; returns the exit code.
@@ -45,6 +48,9 @@ def run_experiment(path: Path, overrides: list[str], runs: Path, *, resume: bool
         monitor.skip_old()
     supervisor = prepare(settings, folder, monitor, str(data))
     console.print(f"Run folder: {folder.path}", highlight=False, soft_wrap=True)
+    note = short_rounds(settings)
+    if note is not None:
+        console.print(note, style="yellow", highlight=False, soft_wrap=True)
     with monitor.showing():
         ended = supervisor.run()
     return _conclude(folder, path, ended, console)
@@ -73,6 +79,17 @@ def verify_run(path: Path, *, as_json: bool) -> tuple[bool, str]:
     if as_json:
         return passed, json.dumps(to_json(checks))
     return passed, "\n".join(report_lines(checks))
+
+
+def short_rounds(settings: Config) -> str | None:
+    """What to say of rounds that are too short for Flower, or None."""
+    length_wall_s = settings.rounds.length_s / settings.clock.speed
+    if length_wall_s >= SHORT_ROUND_WALL_S:
+        return None
+    return (
+        f"Note: a round lasts {length_wall_s:.1f} s by the wall clock, a Flower message takes "
+        "3-6 s: sites will mostly wait. Raise rounds.length_s, or lower clock.speed."
+    )
 
 
 def _open(path: Path) -> RunFolder:

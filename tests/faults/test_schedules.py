@@ -166,3 +166,12 @@ def test_nothing_but_one_epoch_of_tiny_data_is_shared_by_all_sites(virtual):
         for update in commit.updates
     )
     assert consumed + count_steps(head.free.intervals) == 7 * head.free.next_epoch
+
+
+def test_sites_train_though_a_message_takes_longer_than_a_round(virtual):
+    rounds = {"length_s": 120.0, "max_steps": 60, "grace_wall_s": 240.0}
+    settings = experiment(rounds=rounds, run={"duration_s": 3 * HOURS})
+    run = virtual(settings, latency_s=150.0)
+    run.finish()
+    check(run)
+    assert len(kinds(run, RoundCommitted)) > 10

@@ -45,7 +45,7 @@ def check(run: SmallRun) -> None:
 
 
 def test_whatever_is_killed_the_run_goes_on_by_itself(small_run):
-    run = small_run(minutes=100_000, windows=ALWAYS, speed=240.0)
+    run = small_run(minutes=100_000, windows=ALWAYS, speed=240.0, round_s=2400.0)
     run.start()
     run.until(lambda events: commits(events) >= 2, timeout_s=90)
 
@@ -77,7 +77,7 @@ def test_whatever_is_killed_the_run_goes_on_by_itself(small_run):
 
 
 def test_a_killed_run_resumes_with_one_command_or_its_sites_end_by_themselves(small_run):
-    run = small_run(minutes=100_000, windows=ALWAYS, speed=240.0)
+    run = small_run(minutes=100_000, windows=ALWAYS, speed=240.0, round_s=2400.0)
     text = (run.home / "small.toml").read_text()
     (run.home / "small.toml").write_text(text + "\n[fleet]\norphan_after_wall_s = 5\n")
     run.start()

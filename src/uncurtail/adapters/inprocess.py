@@ -190,7 +190,8 @@ class SimulatedSites:
     def _progress(self, site: str, session: _Session, work: _Work) -> bool:
         """Whether the session is done with its work."""
         if work.began is None and not self._begin(work):
-            if not self._unwanted(session, work.order):
+            late = work.order.base is not None
+            if not late and not self._unwanted(session, work.order):
                 return False
             self._finish(session, work, 0)
             return True
@@ -205,6 +206,8 @@ class SimulatedSites:
 
     def _begin(self, work: _Work) -> bool:
         order, announced = work.order, self._announced
+        if order.base is not None and self.now >= order.not_after_wall:
+            return False
         if order.base is not None:
             work.began = self.now
             work.until = self.now + order.train_for_wall_s
@@ -249,7 +252,7 @@ class SimulatedSites:
             self._on_consumed(order, reply)
             self._left_behind[order.epoch, order.round, order.site, order.session] = reply
             self._steps += self._reports(order, work, steps)
-        if order.evaluate:
+        if order.evaluate and work.began is not None:
             reply = replace(reply, val_loss=8.0 / (1.0 + (order.base_version or 0)))
         session.last, session.work = reply, None
         self._reply(reply)
