@@ -3,16 +3,23 @@
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from uncurtail.adapters.blobs import BlobError, ObjectStore
+from uncurtail.adapters.electricitymaps import ElectricityMaps
 from uncurtail.adapters.flower_commands import Flower
+from uncurtail.adapters.livefeed import LiveFeed
+from uncurtail.adapters.poller import Poller
 from uncurtail.adapters.processes import ProcessProvisioner
+from uncurtail.adapters.prometheus import Prometheus
 from uncurtail.adapters.redis import CoordinatorState
+from uncurtail.adapters.sources import Source
 from uncurtail.adapters.traces import load_csv
 from uncurtail.adapters.vessim import VessimFeed
-from uncurtail.config import Config, ConfigError, parse
+from uncurtail.adapters.vessim_api import VessimApi
+from uncurtail.adapters.watttime import WattTime
+from uncurtail.config import Config, ConfigError, EnergySection, parse
 from uncurtail.core import commit as commits
 from uncurtail.core import fleet, grids
 from uncurtail.core.commit import Commit
@@ -27,9 +34,9 @@ from uncurtail.core.events import (
 )
 from uncurtail.core.leases import FreeSteps
 from uncurtail.core.ledger import Ledger
-from uncurtail.core.signals import Reading, Trace
+from uncurtail.core.signals import Kind, Reading, Signal, Trace
 from uncurtail.loop import Loop, Past, Ports
-from uncurtail.ports import Post
+from uncurtail.ports import Feed, Post
 from uncurtail.runfolder import Journal, RunFolder
 
 REDIS_URL = "UNCURTAIL_REDIS_URL"
@@ -90,12 +97,112 @@ def store(config: Config, folder: RunFolder) -> ObjectStore:
     return ObjectStore(config.store.url, folder.path)
 
 
+def regions(config: Config) -> dict[str, str]:
+    """Each site's name at the energy source: a microgrid of Vessim may be named as the site."""
+    return {name: site.region or name for name, site in config.sites.items()}
+
+
+def needed_secret(name: str, source: str) -> str:
+    """A secret that a source cannot do without.
+
+    Raises:
+        ConfigError: It is not set, or its file cannot be read.
+    """
+    value = secret(name)
+    if not value:
+        raise ConfigError(f"energy.source {source!r} needs {name}, or {name}_FILE: a file with it")
+    return value
+
+
+def live_source(energy: EnergySection) -> Source:
+    """The service that the section names, with the credentials of the environment.
+
+    Raises:
+        ConfigError: A credential is missing, or the source is none of the live ones.
+    """
+    kind = Kind(energy.kind) if energy.kind else Kind.MARGINAL
+    signal = Signal(kind, source=energy.source)
+    if energy.source == "watttime":
+        username, password = (
+            needed_secret(name, energy.source)
+            for name in ("WATTTIME_USERNAME", "WATTTIME_PASSWORD")
+        )
+        return WattTime(username, password, kind=kind, url=energy.watttime_url)
+    if energy.source == "electricitymaps":
+        token = needed_secret("ELECTRICITYMAPS_TOKEN", energy.source)
+        return ElectricityMaps(token, url=energy.electricitymaps_url)
+    if energy.source == "prometheus":
+        query = energy.prometheus_query or ""
+        credentials = _prometheus_credentials()
+        return Prometheus(
+            energy.prometheus_url or "", query, credentials=credentials, signal=signal
+        )
+    if energy.source == "vessim":
+        return VessimApi(energy.vessim_url or "", energy.vessim_signal, signal=signal)
+    raise ConfigError(
+        f"energy.source {energy.source!r} asks nobody: name watttime, electricitymaps, prometheus "
+        "or vessim"
+    )
+
+
+def _prometheus_credentials() -> str | tuple[str, str] | None:
+    token, username, password = (
+        secret(f"UNCURTAIL_PROMETHEUS_{name}") for name in ("TOKEN", "USERNAME", "PASSWORD")
+    )
+    return token or ((username, password) if username and password else None)
+
+
+def check_energy(config: Config, start: float) -> None:
+    """Say now, and not after a minute, what is wrong with the energy source; asks nobody.
+
+    Raises:
+        ConfigError: A trace cannot be used, or a credential is missing.
+    """
+    if config.energy.live:
+        live_source(config.energy)
+    else:
+        traces(config, start)
+
+
+def feed(config: Config, began: float, drawn_until: float) -> Feed:
+    """The run's energy, from `drawn_until` on; a live source is asked from now on.
+
+    Raises:
+        ConfigError: As for `check_energy`.
+    """
+    if not config.energy.live:
+        return VessimFeed(traces(config, began), drawn_until)
+    source, names = live_source(config.energy), regions(config)
+    poller = Poller(
+        source,
+        sorted(set(names.values())),
+        every_wall_s=config.energy.poll_wall_s or source.poll_wall_s,
+        stale_after_s=config.policy.stale_after_s,
+        seed=config.seed,
+    )
+    live = LiveFeed(names, poller, source.signal, drawn_until)
+    poller.start()
+    return live
+
+
 def traces(config: Config, start: float) -> dict[str, Trace]:
     """Each site's carbon intensity.
 
     Raises:
-        ConfigError: The trace cannot be used.
+        ConfigError: The trace cannot be used, or the source is live and so has none.
     """
+    kind = Kind(config.energy.kind) if config.energy.kind else Kind.MARGINAL
+    signal = Signal(kind, source=config.energy.source)
+    found = _traces(config, start)
+    return {name: replace(trace, signal=signal) for name, trace in found.items()}
+
+
+def _traces(config: Config, start: float) -> dict[str, Trace]:
+    if config.energy.live:
+        raise ConfigError(
+            f"energy.source {config.energy.source!r} is live, and this needs a trace: get one with "
+            "uncurtail energy fetch, then --set energy.source=csv --set energy.path=FILE"
+        )
     if config.energy.source == "csv":
         assert config.energy.path is not None
         regions = {name: site.region or "" for name, site in config.sites.items()}
@@ -214,7 +321,7 @@ def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
     head = first_commit(config, folder, blobs, start, corpus.steps_per_epoch(length, batch))
     before = past(config, folder, head, start)
     ports = Ports(
-        feed=VessimFeed(traces(config, before.began), before.metered_until),
+        feed=feed(config, before.began, before.metered_until),
         provisioner=ProcessProvisioner(folder.path, config.sites),
         post=post,
         state=CoordinatorState(endpoints.redis_url, folder.run_id, list(config.sites)),

@@ -97,8 +97,8 @@ class Trace:
     """A site's signal over time, held stepwise: `values[i]` from `times[i]` on.
 
     `times` are unix seconds, strictly rising, shape (n,); `values` are in the signal's unit
-    (gCO2/kWh), shape (n,), NaN where unknown. The last value holds until `end`, which may be infinite; outside
-    [times[0], end) nothing is known, so rows at or after `end` say nothing.
+    (gCO2/kWh), shape (n,), NaN where unknown. The last value holds until `end`, which may be
+    infinite; outside [times[0], end) nothing is known, so rows at or after `end` say nothing.
 
     Raises:
         ValueError: The arrays are empty, of different length or not one-dimensional, times are not
