@@ -1,9 +1,10 @@
 """Vessim's own REST API, started here as it comes: what its simulation says is what we read."""
 
 import importlib.util
-import math
 import socket
-from datetime import timedelta
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,64 +16,28 @@ from uncurtail.core.signals import Reading, usable
 MISSING = [m for m in ("fastapi", "uvicorn", "requests") if importlib.util.find_spec(m) is None]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"vessim's Api needs {', '.join(MISSING)}")
 
-INTENSITY = 42.5
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return taken.getsockname()[1]
+INTENSITY = 42.5  # as in vessimserver.py
+SERVER = Path(__file__).parent / "vessimserver.py"
 
 
 @pytest.fixture(scope="module")
 def vessim_url():
-    """A simulation of three steps at the wall clock's time; its API stays up until it is closed."""
-    import vessim
-
-    port, held = free_port(), []
-
-    class KeepApi(vessim.Api):
-        """Vessim ends its API with the simulation; we want to ask it afterwards."""
-
-        def finalize(self):
-            held.append(super().finalize)
-
-    with pytest.MonkeyPatch.context() as patch:
-        # It listens on every address of the machine; in a test, on this one alone.
-        patch.setattr("uvicorn.run", on_loopback_alone())
-        environment = vessim.Environment(sim_start=now(), step_size=1)
-        environment.add_microgrid(
-            name="oslo",
-            actors=[vessim.Consumer("gpu", vessim.StaticSignal(200.0))],
-            dispatchables=[vessim.GridConnection()],
-            grid_signals={"mci": vessim.StaticSignal(INTENSITY)},
-        )
-        environment.add_microgrid(
-            name="rome",
-            actors=[vessim.Consumer("gpu", vessim.StaticSignal(200.0))],
-            dispatchables=[vessim.GridConnection()],
-        )
-        environment.add_controller(KeepApi(broker_port=port, request_timeout=30.0))
-        environment.run(until=timedelta(seconds=3))
-    yield f"http://127.0.0.1:{port}"
-    for finalize in held:
-        finalize()
-
-
-def now():
-    import pandas as pd
-
-    return pd.Timestamp(math.floor(clock.wall()), unit="s", tz="UTC")
-
-
-def on_loopback_alone():
-    import uvicorn
-
-    original = uvicorn.run
-
-    def run(app, **options):
-        original(app, **{**options, "host": "127.0.0.1"})
-
-    return run
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with subprocess.Popen(
+        [sys.executable, str(SERVER), str(port)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        try:
+            assert "ready" in iter(lambda: server.stdout.readline().strip() or None, None)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.stdin.close()  # its API ends, and so does it
+            server.stdout.read()
 
 
 def test_a_microgrids_grid_signal_is_read_with_the_simulations_time(vessim_url):

@@ -41,9 +41,14 @@ class Signal:
     unit: str = G_PER_KWH
     source: str = ""
 
+    @property
+    def range(self) -> tuple[float, float]:
+        """The lowest and the highest value that can be true."""
+        return PLAUSIBLE[self.kind]
+
     def plausible(self, value: float) -> bool:
         """Whether a value can be true; NaN cannot."""
-        low, high = PLAUSIBLE[self.kind]
+        low, high = self.range
         return low <= value <= high
 
 
