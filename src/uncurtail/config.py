@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -214,6 +214,22 @@ def parse(body: Mapping[str, Any], source: str) -> Config:
     except ValidationError as error:
         lines = [f"{source}: {_explain(item)}" for item in error.errors()]
         raise ConfigError("\n".join(lines)) from None
+
+
+S = TypeVar("S", bound=Section)
+
+
+def section(kind: type[S], body: Mapping[str, Any], name: str) -> S:
+    """One section alone, outside of an experiment.
+
+    Raises:
+        ConfigError: One line a problem, each with the remedy.
+    """
+    try:
+        return kind.model_validate(body)
+    except ValidationError as error:
+        found = [{**item, "loc": (name, *item["loc"])} for item in error.errors()]
+        raise ConfigError("\n".join(_explain(item) for item in found)) from None
 
 
 def dump(config: Config) -> str:
