@@ -82,7 +82,7 @@ class SignalServer:
 
     def answer(self, request: Request) -> tuple[int, Any]:
         path, query = request.path, request.query
-        if path.startswith("/v3/carbon-intensity/"):
+        if path.startswith("/v3/carbon-intensity/") or path == "/v3/zones":
             return self._electricitymaps(path.rsplit("/", 1)[1], query, request.headers)
         if path.startswith("/api/v1/"):
             return self._prometheus(path.rsplit("/", 1)[1], query, request.headers)
@@ -135,6 +135,8 @@ class SignalServer:
     def _electricitymaps(self, what, query, headers):
         if headers.get("Auth-Token") != TOKEN:
             return 401, {"message": "Invalid auth-token"}
+        if what == "zones":
+            return 200, {zone: {"zoneName": zone} for zone in ("FR", "DE")}
         zone = query["zone"]
         if zone not in ("DE", "FR"):
             return 404, {"message": f"Zone '{zone}' does not exist"}

@@ -201,11 +201,16 @@ def sample(
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> None:
+def doctor(
+    as_json: AsJson = False,
+    online: Annotated[
+        bool, typer.Option("--online", help="Also ask energy sources what the account may read.")
+    ] = False,
+) -> None:
     """Say what is installed, reachable and misconfigured, each with its remedy."""
     from uncurtail.doctor import examine
 
-    healthy, text = examine(as_json=as_json)
+    healthy, text = examine(as_json=as_json, online=online)
     typer.echo(text)
     raise typer.Exit(0 if healthy else 1)
 

@@ -273,7 +273,8 @@ def _told(job: _Job, rows: Rows, times: list[float], out: Path) -> str:
         lines.append(f"{left_out:,} times are left out: not every region has a value there")
     if gaps:
         hours = (sum(gaps) - len(gaps) * step_s) / 3600.0
-        lines.append(f"{len(gaps)} gaps, {hours:.1f} h in all: they count as unknown")
+        count = "1 gap" if len(gaps) == 1 else f"{len(gaps)} gaps"
+        lines.append(f"{count}, {hours:.1f} h in all: unknown there")
     if job.energy.source in ("watttime", "electricitymaps"):
         lines.append("These values are licensed to your account: do not publish or commit them.")
     keys = ["energy.source=csv", f"energy.path={out}"]

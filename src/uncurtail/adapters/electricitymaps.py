@@ -70,6 +70,17 @@ class ElectricityMaps:
         points = rising(points, now - self.period_s, math.inf)
         return as_trace(points, self.period_s, self.signal)
 
+    def readable(self) -> list[str]:
+        """See `Source.readable`: the zones that are listed for this token."""
+        try:
+            answer = self._http.get("/v3/zones")
+        except SourceError as error:
+            raise SourceError(
+                f"{error}: check ELECTRICITYMAPS_TOKEN", status=error.status
+            ) from None
+        with expecting(self.name):
+            return sorted(answer.keys())
+
     def _points(self, answer: Any, key: str) -> list[Point]:
         with expecting(self.name):
             rows: Iterable[Any] = answer[key]

@@ -56,6 +56,10 @@ class Prometheus:
         """Prometheus knows the past alone."""
         return None
 
+    def readable(self) -> list[str]:
+        """Any region that the query knows: Prometheus has no list of its own."""
+        return []
+
     def power(self, site: str, query: str) -> Reading:
         """A site's measured power (W), as a reading of its own kind.
 

@@ -42,6 +42,14 @@ class Source(Protocol):
         """
         ...
 
+    def readable(self) -> list[str]:
+        """The regions that can be asked for with these credentials, as far as the source tells.
+
+        Raises:
+            SourceError: As for `latest`.
+        """
+        ...
+
     def forecast(self, region: str, now: float) -> Trace | None:
         """What the source expects from about `now` on; None when it makes no forecasts.
 

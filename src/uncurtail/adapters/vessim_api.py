@@ -46,6 +46,11 @@ class VessimApi:
         """Vessim makes none."""
         return None
 
+    def readable(self) -> list[str]:
+        """See `Source.readable`: the simulation's microgrids."""
+        with expecting(self.name):
+            return sorted(map(str, self._http.get("/microgrids")))
+
     def _point(self, state: Any) -> Point:
         with expecting(self.name):
             signals = state["grid_signals"] or {}
@@ -63,7 +68,7 @@ class VessimApi:
         except SourceError as error:
             if error.status != 404:
                 raise
-            known = ", ".join(map(str, self._http.get("/microgrids"))) or "none"
+            known = ", ".join(self.readable()) or "none"
             raise SourceError(
                 f"{error}: asked for microgrid {region!r}, it has {known}", status=404
             ) from None

@@ -95,11 +95,7 @@ class WattTime:
             return str(self._get("/v3/region-from-loc", place)["region"])
 
     def readable(self) -> list[str]:
-        """The regions whose signal this account may read.
-
-        Raises:
-            SourceError: As for `Source.latest`.
-        """
+        """See `Source.readable`: the regions whose signal this account may read."""
         answer = self._get("/v3/my-access", {})
         with expecting(self.name):
             return sorted(

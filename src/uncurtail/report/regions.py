@@ -67,8 +67,8 @@ def draw(regions: Sequence[Region], title: str, path: Path) -> None:
 def _days(figure: "Figure", axes: "Axes", region: Region) -> None:
     from matplotlib.colors import LinearSegmentedColormap
 
-    colours = LinearSegmentedColormap.from_list("curtailed", [NEVER, SOME, ALWAYS])
-    colours.set_bad("white")
+    scale = LinearSegmentedColormap.from_list("curtailed", [NEVER, SOME, ALWAYS])
+    colours = scale.with_extremes(bad="white")
     grid = by_day_and_hour(region.windows, region.utc_offset_h)
     begin = first_day(region.windows, region.utc_offset_h) / DAY_S
     axes.imshow(
