@@ -93,7 +93,7 @@ class SignalServer:
         times = [first + n * step for n in range(int(max(0.0, end - first) // step) + 1)]
         return [t for t in times if t <= self.time and t not in self.gaps]
 
-    def _watttime(self, path, query, headers):
+    def _watttime(self, path, query, headers) -> tuple[int, Any]:
         if path == "/login":
             expected = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
             if headers.get("Authorization") != f"Basic {expected}":
@@ -132,7 +132,7 @@ class SignalServer:
             meta["generated_at"] = generated_at
         return {"data": rows, "meta": {**meta, "data_point_period_seconds": 300, "warnings": []}}
 
-    def _electricitymaps(self, what, query, headers):
+    def _electricitymaps(self, what, query, headers) -> tuple[int, Any]:
         if headers.get("Auth-Token") != TOKEN:
             return 401, {"message": "Invalid auth-token"}
         if what == "zones":
@@ -160,7 +160,7 @@ class SignalServer:
     def _hour(self, t):
         return {"datetime": iso(t).replace("+00:00", "Z"), "carbonIntensity": self.value(t)}
 
-    def _prometheus(self, what, query, headers):
+    def _prometheus(self, what, query, headers) -> tuple[int, Any]:
         basic = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
         if headers.get("Authorization") not in (f"Bearer {TOKEN}", f"Basic {basic}"):
             return 401, {"error": "unauthorized"}
@@ -227,13 +227,12 @@ class _Handler(BaseHTTPRequestHandler):
             return
         status, answer = self.signals.answer(request)
         body = json.dumps(answer).encode()  # NaN and Infinity as Python writes them
-        match kind:
-            case "not-json":
-                body = b"<html>maintenance</html>"
-            case "nonsense":
-                body = b'{"data": [{"when": "now"}], "meta": {"units": "lbs_co2_per_mwh"}}'
-            case "slow":
-                self.signals.go_on.wait(30)
+        if kind == "not-json":
+            body = b"<html>maintenance</html>"
+        elif kind == "nonsense":
+            body = b'{"data": [{"when": "now"}], "meta": {"units": "lbs_co2_per_mwh"}}'
+        elif kind == "slow":
+            self.signals.go_on.wait(30)
         self._send(status, body, {}, cut=kind == "truncated")
 
     def _send(

@@ -11,7 +11,7 @@ from uncurtail.adapters import clock
 from uncurtail.adapters.electricitymaps import ElectricityMaps
 from uncurtail.adapters.http import SourceError
 from uncurtail.adapters.livefeed import LiveFeed
-from uncurtail.adapters.poller import FIRST_RETRY_S, LAST_RETRY_S, Poller
+from uncurtail.adapters.poller import FIRST_RETRY_S, LAST_RETRY_S, Arrival, Poller
 from uncurtail.adapters.prometheus import Prometheus
 from uncurtail.adapters.sources import Point
 from uncurtail.adapters.watttime import WattTime
@@ -32,6 +32,7 @@ class World:
         self.read_until = START - LAG_S - 1.0
         self.reading: Reading | None = None
         self.open = False
+        self.drawn_until = self.now
         monkeypatch.setattr(clock, "monotonic", lambda: self.wall)
         monkeypatch.setattr(clock, "wall", lambda: self.wall)
 
@@ -347,7 +348,7 @@ def test_the_thread_fetches_by_itself_until_it_is_closed():
         source = Prometheus(signals.url, "x", credentials=TOKEN)
         poller = Poller(source, ["R"], every_wall_s=0.01, stale_after_s=STALE_S, seed=0)
         poller.start()
-        came = []
+        came: list[Arrival] = []
         while len(came) < 3:
             came += poller.take()
         poller.close()

@@ -33,7 +33,7 @@ def vessim_url():
         assert server.stdin is not None
         assert server.stdout is not None
         try:
-            assert "ready" in iter(lambda: server.stdout.readline().strip() or None, None)
+            assert "ready" in (line.strip() for line in server.stdout)
             yield f"http://127.0.0.1:{port}"
         finally:
             server.stdin.close()  # its API ends, and so does it

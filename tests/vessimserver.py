@@ -8,14 +8,14 @@ import sys
 import time
 from datetime import timedelta
 
-import pandas as pd
+import pandas as pd  # type: ignore[import-untyped]  # ships no types
 import uvicorn
 import vessim
 
 INTENSITY = 42.5
 
 
-class StaysUp(vessim.Api):
+class StaysUp(vessim.Api):  # type: ignore[misc]  # untyped
     """Vessim ends its API with the simulation; we want to ask it afterwards."""
 
     def finalize(self):

@@ -144,7 +144,7 @@ def _redis() -> Iterator[Finding]:
 
 
 # What opens each energy source: any of these sets, each whole.
-CREDENTIALS = {
+CREDENTIALS: dict[str, list[tuple[str, ...]]] = {
     "watttime": [("WATTTIME_USERNAME", "WATTTIME_PASSWORD")],
     "electricitymaps": [("ELECTRICITYMAPS_TOKEN",)],
     "prometheus": [

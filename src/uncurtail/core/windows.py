@@ -122,7 +122,8 @@ def statistics(windows: Windows, utc_offset_h: float = 0.0) -> Statistics:
 def by_day_and_hour(windows: Windows, utc_offset_h: float = 0.0) -> Array:
     """The curtailed share of each local hour, shape (days, 24); NaN where nothing was observed."""
     first, days = _days(windows, utc_offset_h)
-    edges = first * DAY_S - utc_offset_h * HOUR_S + np.arange(days * 24 + 1) * HOUR_S
+    hours = np.arange(days * 24 + 1, dtype=np.float64)
+    edges: Array = first * DAY_S - utc_offset_h * HOUR_S + hours * HOUR_S
     observed_s = np.diff(np.clip(edges, windows.since, windows.until))
     curtailed_s = np.diff(_curtailed_until(windows, edges))
     share = np.full(days * 24, np.nan)
