@@ -10,6 +10,8 @@ from uncurtail.adapters import clock
 from uncurtail.adapters.livefeed import LiveFeed
 from uncurtail.adapters.vessim import VessimFeed
 from uncurtail.config import ConfigError
+from uncurtail.core.events import RoundSkipped
+from uncurtail.core.signals import Reading, usable
 
 SITE = {"region": "CAISO_NORTH"}
 
@@ -137,3 +139,15 @@ def test_traces_say_what_they_are_and_a_live_source_has_none():
     assert (signal.kind, signal.source) == ("average", "synthetic")
     with pytest.raises(ConfigError, match="is live, and this needs a trace: get one with"):
         wiring.traces(experiment({"source": "watttime"}), 0.0)
+
+
+def test_what_was_known_before_a_pause_is_older_after_it_though_simulated_time_stood_still():
+    t = 1_790_078_400.0
+    before = {"oslo": Reading("oslo", t, 20.0, t - 60.0)}
+    events = [RoundSkipped(t=t + 10.0, wall_s=t + 15.0, round=1)]  # it lagged by 5 s
+    at_once = wiring.aged(before, events, t + 2.0, wall_s=t + 18.0)
+    assert at_once["oslo"].published == t - 63.0
+    assert usable(at_once["oslo"], t + 10.0, 900.0) == 20.0
+    next_day = wiring.aged(before, events, t + 2.0, wall_s=t + 86_400.0)
+    assert usable(next_day["oslo"], t + 10.0, 900.0) is None
+    assert wiring.aged(before, [], t, wall_s=t) == before

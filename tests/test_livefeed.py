@@ -199,20 +199,30 @@ def test_asking_again_for_the_same_times_gives_the_same(green):
     assert green.feed.readings(green.now, green.now - 50.0) == []
 
 
-def test_what_arrives_after_a_time_was_answered_for_counts_from_then_on(world):
+def test_what_arrives_becomes_known_at_the_next_tick_and_nothing_is_rewritten(world):
     arrivals = Scripted([Point(START - 60.0, 20.0)])
     world.follow(arrivals)
-    world.poller.poll()  # it arrives at START
+    world.poller.poll()
     world.wall += 10.0
-    assert [r.t for r in world.feed.readings(world.now - 20.0, world.now - 15.0)] == []
+    assert world.feed.readings(world.now - 20.0, world.now - 15.0) == [], "before the start"
     first = world.feed.readings(world.now - 20.0, world.now)
+    assert [(r.t, r.value) for r in first] == [(world.now, 20.0)]
     arrivals.points = [Point(START, 30.0)]
     world.wall += 100.0
     world.poller.poll()
-    world.wall += 0.0004
-    second = world.feed.readings(first[-1].t, world.now)
-    assert [r.value for r in first + second] == [20.0, 30.0]
-    assert world.feed.readings(-math.inf, world.now) == first + second, "nothing is rewritten"
+    assert world.feed.readings(first[0].t - 1.0, first[0].t) == first, "that is answered for"
+    world.wall += 1.0
+    second = world.feed.readings(first[0].t, world.now)
+    assert [(r.t, r.value) for r in second] == [(world.now, 30.0)]
+    assert world.feed.readings(-math.inf, world.now) == first + second
+
+
+def test_of_two_arrivals_within_a_tick_the_later_holds(world):
+    world.follow(Scripted([Point(START - 300.0, 20.0), Point(START, 30.0)]))
+    world.poller.poll()
+    world.wall += 70.0
+    world.poller.poll()
+    assert [r.value for r in world.feed.readings(-math.inf, world.now)] == [30.0]
 
 
 class Scripted:
@@ -251,6 +261,10 @@ def told_by(world, points):
 def test_an_older_publication_never_takes_the_place_of_a_newer_one(world):
     points = [Point(START, 20.0), Point(START - 300.0, 10.0), Point(START, 20.0)]
     assert told_by(world, points) == [(0.0, 20.0)]
+
+
+def test_a_value_that_is_unknown_again_and_again_is_told_once(world):
+    assert told_by(world, [Point(START, math.nan)] * 3) == [(0.0, None)]
 
 
 def test_a_value_that_was_corrected_is_told(world):

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -308,6 +308,24 @@ def last_readings(folder: RunFolder) -> dict[str, Reading]:
     return {reading.site: reading for reading in folder.read_readings()}
 
 
+def aged(
+    readings: Mapping[str, Reading], events: Sequence[Event], metered_until: float, wall_s: float
+) -> dict[str, Reading]:
+    """An earlier coordinator's readings, older by the time for which no coordinator ran.
+
+    Simulated time stood still meanwhile, the grid did not: what was fresh may be stale by now.
+    """
+    if not events:
+        return dict(readings)
+    last = events[-1]
+    lag_s = wall_s - max(metered_until, last.t)
+    stood_s = max(0.0, lag_s - (last.wall_s - last.t))
+    return {
+        site: replace(reading, published=reading.as_of - stood_s)
+        for site, reading in readings.items()
+    }
+
+
 def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
     """The loop of a run, fresh or resumed, over the real world."""
     from uncurtail.lm.data import Corpus
@@ -331,6 +349,8 @@ def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
     )
     loop = Loop(config, folder.run_id, ports, before, batch * length)
     known = last_readings(folder)
+    if config.energy.live:
+        known = aged(known, folder.read_events(), before.metered_until, wall_s)
     if known:
         loop.meter.resume(known, max(reading.t for reading in known.values()))
     else:

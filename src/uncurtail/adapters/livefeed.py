@@ -1,8 +1,8 @@
 """The energy feed of a run in real time: what a source publishes, as it arrives.
 
-Windows, the ledger and the record go by what was known when, so a value counts from its arrival
-on; its age counts from its publication. A source that freezes, falls silent or fails therefore
-goes stale by itself, whatever it answers.
+Windows, the ledger and the record go by what was known when, so a value counts from the tick that
+first sees it; its age counts from its publication. A source that freezes, falls silent or fails
+therefore goes stale by itself, whatever it answers.
 """
 
 import heapq
@@ -16,8 +16,6 @@ from uncurtail.adapters.sources import Point
 from uncurtail.adapters.vessim import INTENSITY, GridSignals, Microgrids
 from uncurtail.core.signals import Reading, Signal
 
-# Times in a run folder are whole milliseconds.
-TICK_S = 0.001
 # A request that is due may be answered any moment: look again so soon.
 LOOK_AGAIN_S = 1.0
 
@@ -58,14 +56,13 @@ class LiveFeed:
         return self._poller.trouble
 
     def readings(self, after: float, until: float) -> list[Reading]:
-        """What arrived at times in (after, until], by time; `until` is the simulated now.
+        """What became known at times in (after, until], by time; `until` is the simulated now.
 
-        Level-triggered: asking again for the same times gives the same. What arrives after a time
-        was answered for counts from the next millisecond on: the record is never rewritten. What
-        arrived before the start counts from the start on.
+        What arrived since the last call becomes known at `until`. Level-triggered: asking again
+        for the same times gives the same, and nothing is told of a time that was answered for.
         """
         if until >= self._start and until > max(after, self._answered_until):
-            self._absorb(max(after, self._answered_until), until)
+            self._absorb(until)
         told = (rows[_after(rows, after) : _after(rows, until)] for rows in self._told.values())
         return list(heapq.merge(*told, key=_time))
 
@@ -83,23 +80,21 @@ class LiveFeed:
         """Ask the source no more."""
         self._poller.close()
 
-    def _absorb(self, answered_until: float, until: float) -> None:
-        """Tell what arrived: after everything that was answered already, and not after now."""
-        lag_s = self._wall() - until
+    def _absorb(self, now: float) -> None:
+        lag_s = self._wall() - now
         for arrival in self._poller.take():
-            at = max(arrival.wall_s - lag_s, answered_until + TICK_S, self._start)
             for name, region in self._regions.items():
                 if region == arrival.region and _is_news(self._newest.get(name), arrival):
                     self._newest[name] = arrival
-                    self._tell(name, min(round(at, 3), until), arrival.point, lag_s)
-        self._answered_until = until
+                    self._tell(name, now, arrival.point, lag_s)
+        self._answered_until = now
 
-    def _tell(self, name: str, at: float, point: Point, lag_s: float) -> None:
+    def _tell(self, name: str, now: float, point: Point, lag_s: float) -> None:
         value = point.value if self._signal.plausible(point.value) else None
         rows = self._told[name]
-        if rows and at <= rows[-1].t:  # two arrivals within a tick: the later holds
+        if rows and rows[-1].t == now:  # two arrivals within a tick: the later holds
             rows.pop()
-        rows.append(Reading(name, at, value, round(point.t - lag_s, 3), self._signal))
+        rows.append(Reading(name, now, value, round(point.t - lag_s, 3), self._signal))
 
     def _signals_at(self, name: str, t: float) -> GridSignals | None:
         rows = self._told[name]
@@ -117,7 +112,8 @@ def _is_news(newest: Arrival | None, arrival: Arrival) -> bool:
     if newest is None or arrival.point.t > newest.point.t:
         return True
     if arrival.point.t == newest.point.t:
-        return arrival.point.value != newest.point.value
+        old, new = newest.point.value, arrival.point.value
+        return old != new and not (math.isnan(old) and math.isnan(new))
     return newest.point.t > newest.wall_s
 
 
