@@ -103,3 +103,10 @@ def test_numbers_come_as_such_or_as_text():
         -4,
         math.inf,
     ]
+
+
+@pytest.mark.parametrize("secret", [f"{TOKEN}\n", f"{TOKEN}\r\nX: y", f"{TOKEN}ü"])
+def test_a_credential_that_no_header_can_carry_is_not_quoted(server, secret):
+    error = said(lambda: ElectricityMaps(secret, url=server.url).latest("DE"))
+    assert "a credential has characters no header can carry" in str(error)
+    assert server.requests == []

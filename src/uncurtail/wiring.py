@@ -108,7 +108,7 @@ def needed_secret(name: str, source: str) -> str:
     Raises:
         ConfigError: It is not set, or its file cannot be read.
     """
-    value = secret(name)
+    value = (secret(name) or "").strip()
     if not value:
         raise ConfigError(f"energy.source {source!r} needs {name}, or {name}_FILE: a file with it")
     return value

@@ -57,7 +57,8 @@ class Http:
         timeout = httpx.Timeout(read_s, connect=CONNECT_S)
         # Between two questions lie seconds to minutes: a kept connection would only be found dead.
         limits = httpx.Limits(max_keepalive_connections=0)
-        self._client = httpx.Client(timeout=timeout, headers=dict(headers or {}), limits=limits)
+        self._headers = dict(headers or {})
+        self._client = httpx.Client(timeout=timeout, limits=limits)
 
     def get(
         self,
@@ -79,7 +80,7 @@ class Http:
                 "GET",
                 f"{self.url}{path}",
                 params=dict(params) if params else None,
-                headers=dict(headers or {}),
+                headers={**self._headers, **(headers or {})},
                 auth=auth,
             ) as response:
                 body = self._body(response.iter_bytes())
@@ -91,6 +92,11 @@ class Http:
             reason = str(error) or "no connection"
             raise SourceError(
                 f"{self.name} cannot be reached at {self._where()}: {reason}"
+            ) from None
+        except (httpx.LocalProtocolError, UnicodeError):
+            # Their messages quote the header.
+            raise SourceError(
+                f"{self.name}: a credential has characters no header can carry"
             ) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             reason = str(error) or type(error).__name__
