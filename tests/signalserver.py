@@ -233,7 +233,10 @@ class _Handler(BaseHTTPRequestHandler):
             body = b'{"data": [{"when": "now"}], "meta": {"units": "lbs_co2_per_mwh"}}'
         elif kind == "slow":
             self.signals.go_on.wait(30)
-        self._send(status, body, {}, cut=kind == "truncated")
+        try:
+            self._send(status, body, {}, cut=kind == "truncated")
+        except ConnectionError:
+            self.close_connection = True  # it did not wait: that was the fault
 
     def _send(
         self, status: int, body: bytes, headers: dict[str, str], *, cut: bool = False

@@ -114,7 +114,8 @@ def break_server(server, kind):
             value = {"nan": math.nan, "infinite": math.inf, "text": "low", "null": None,
                      "negative": -5.0, "absurd": 1e5}[kind]  # fmt: skip
             server.value = lambda _t: value
-            return "says .* gCO2/kWh for CAISO_NORTH: taken as unknown"
+            said = "says .* gCO2/kWh" if kind in ("infinite", "negative", "absurd") else "no number"
+            return f"{said} for CAISO_NORTH: taken as unknown"
         case _:
             server.faults.append(Fault(kind))
             return {

@@ -140,8 +140,10 @@ class Poller:
             region.due = clock.monotonic() + max(pause_s, asked_s)
 
     def _absurd(self, name: str, point: Point) -> str:
-        unit = self._source.signal.unit
-        return f"{self._source.name} says {point.value:g} {unit} for {name}: taken as unknown"
+        said = f"says {point.value:g} {self._source.signal.unit}"
+        if math.isnan(point.value):
+            said = "gives no number"
+        return f"{self._source.name} {said} for {name}: taken as unknown"
 
     def _ill(self, name: str, region: _Region) -> str | None:
         if region.error is not None or region.newest is None:
