@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.signalserver import PASSWORD, TOKEN, USER, serving
-from uncurtail import config, wiring
+from uncurtail import config, sourcing, wiring
 from uncurtail.adapters import clock
 from uncurtail.adapters.livefeed import LiveFeed
 from uncurtail.adapters.vessim import VessimFeed
@@ -51,7 +51,7 @@ PROMETHEUS = {"source": "prometheus", "prometheus_url": "http://h:9090", "promet
 def test_a_live_source_is_opened_and_says_what_its_numbers_are(energy, sections, kind):
     settings = experiment(energy, **sections)
     wiring.check_energy(settings, 0.0)
-    signal = wiring.live_source(settings.energy).signal
+    signal = sourcing.live_source(settings.energy).signal
     assert (signal.kind, signal.unit, signal.source) == (kind, "gCO2/kWh", energy["source"])
 
 
@@ -102,7 +102,7 @@ def test_a_secret_may_lie_in_a_file(monkeypatch, tmp_path):
     monkeypatch.setenv("WATTTIME_PASSWORD_FILE", str(tmp_path / "word"))
     with serving() as server:
         energy = experiment({"source": "watttime", "watttime_url": server.url}).energy
-        wiring.live_source(energy).latest("CAISO_NORTH")
+        sourcing.live_source(energy).latest("CAISO_NORTH")
 
 
 def test_no_secret_is_in_the_resolved_config():
@@ -116,7 +116,7 @@ def test_a_microgrid_may_be_named_as_its_site():
     settings = experiment(
         {"source": "vessim", "vessim_url": "http://h:8700"}, sites={"oslo": {}, "rome": SITE}
     )
-    assert wiring.regions(settings) == {"oslo": "oslo", "rome": "CAISO_NORTH"}
+    assert sourcing.regions(settings) == {"oslo": "oslo", "rome": "CAISO_NORTH"}
 
 
 def test_a_live_run_is_fed_by_its_source_and_any_other_by_traces():
@@ -124,13 +124,13 @@ def test_a_live_run_is_fed_by_its_source_and_any_other_by_traces():
         settings = experiment(
             {"source": "watttime", "watttime_url": server.url, "poll_wall_s": 0.05}
         )
-        feed = wiring.feed(settings, 0.0, 0.0)
+        feed = sourcing.feed(settings, {}, 0.0)
         assert isinstance(feed, LiveFeed)
         while not server.asked("/v3/forecast"):
             clock.pause(0.01)
         feed.close()
     made_up = experiment({}, sites={"oslo": {"preset": "duck"}})
-    assert isinstance(wiring.feed(made_up, 0.0, 0.0), VessimFeed)
+    assert isinstance(sourcing.feed(made_up, wiring.traces(made_up, 0.0), 0.0), VessimFeed)
 
 
 def test_traces_say_what_they_are_and_a_live_source_has_none():
@@ -145,9 +145,9 @@ def test_what_was_known_before_a_pause_is_older_after_it_though_simulated_time_s
     t = 1_790_078_400.0
     before = {"oslo": Reading("oslo", t, 20.0, t - 60.0)}
     events = [RoundSkipped(t=t + 10.0, wall_s=t + 15.0, round=1)]  # it lagged by 5 s
-    at_once = wiring.aged(before, events, t + 2.0, wall_s=t + 18.0)
+    at_once = sourcing.aged(before, events, t + 2.0, wall_s=t + 18.0)
     assert at_once["oslo"].published == t - 63.0
     assert usable(at_once["oslo"], t + 10.0, 900.0) == 20.0
-    next_day = wiring.aged(before, events, t + 2.0, wall_s=t + 86_400.0)
+    next_day = sourcing.aged(before, events, t + 2.0, wall_s=t + 86_400.0)
     assert usable(next_day["oslo"], t + 10.0, 900.0) is None
-    assert wiring.aged(before, [], t, wall_s=t) == before
+    assert sourcing.aged(before, [], t, wall_s=t) == before

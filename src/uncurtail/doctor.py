@@ -160,7 +160,7 @@ def _energy(ask: Mapping[str, str] | None) -> Iterator[Finding]:
     With `ask`, the addresses, what those accounts may read.
     """
     try:
-        from uncurtail.wiring import secret
+        from uncurtail.sourcing import secret
     except ImportError:
         return  # said above
     for source, sets in CREDENTIALS.items():
@@ -186,7 +186,7 @@ def _answering(what: str, energy: Mapping[str, str]) -> Finding:
     """What the account may read, from the source itself."""
     from uncurtail.adapters.http import SourceError
     from uncurtail.config import EnergySection
-    from uncurtail.wiring import live_source
+    from uncurtail.sourcing import live_source
 
     try:
         regions = live_source(EnergySection.model_validate(energy)).readable()

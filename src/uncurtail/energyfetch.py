@@ -19,7 +19,7 @@ from typing import Any
 from rich import progress
 from rich.console import Console
 
-from uncurtail import config, wiring
+from uncurtail import config, sourcing
 from uncurtail.adapters import clock
 from uncurtail.adapters.daycache import DAY_S, DayCache, days_between, settled
 from uncurtail.adapters.http import SourceError
@@ -77,7 +77,7 @@ def fetch(request: Request, console: Console) -> str:
         overrides = [o for o in request.overrides if not o.startswith("energy.")]
         settings = config.load(request.experiment, overrides)
     energy = _energy(request, settings)
-    source = wiring.live_source(energy)
+    source = sourcing.live_source(energy)
     regions = _regions(request, settings, source)
     start, end = _span(request)
     rows: Rows = {}

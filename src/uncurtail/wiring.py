@@ -1,25 +1,16 @@
 """Config to adapters to Loop: the only file that picks implementations."""
 
 import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from uncurtail.adapters.blobs import BlobError, ObjectStore
-from uncurtail.adapters.electricitymaps import ElectricityMaps
 from uncurtail.adapters.flower_commands import Flower
-from uncurtail.adapters.livefeed import LiveFeed
-from uncurtail.adapters.poller import Poller
 from uncurtail.adapters.processes import ProcessProvisioner
-from uncurtail.adapters.prometheus import Prometheus
 from uncurtail.adapters.redis import CoordinatorState
-from uncurtail.adapters.sources import Source
 from uncurtail.adapters.traces import load_csv
-from uncurtail.adapters.vessim import VessimFeed
-from uncurtail.adapters.vessim_api import VessimApi
-from uncurtail.adapters.watttime import WattTime
-from uncurtail.config import Config, ConfigError, EnergySection, parse
+from uncurtail.config import Config, ConfigError, parse
 from uncurtail.core import commit as commits
 from uncurtail.core import fleet, grids
 from uncurtail.core.commit import Commit
@@ -36,8 +27,10 @@ from uncurtail.core.leases import FreeSteps
 from uncurtail.core.ledger import Ledger
 from uncurtail.core.signals import Kind, Reading, Signal, Trace
 from uncurtail.loop import Loop, Past, Ports
-from uncurtail.ports import Feed, Post
+from uncurtail.ports import Post
 from uncurtail.runfolder import Journal, RunFolder
+from uncurtail.sourcing import aged, feed, live_source
+from uncurtail.sourcing import secret as secret  # its readers find it here
 
 REDIS_URL = "UNCURTAIL_REDIS_URL"
 # How far beyond the run a synthetic grid reaches: readings for late drains and for baselines.
@@ -66,21 +59,6 @@ class Endpoints:
         return cls(**json.loads(path.read_text(encoding="utf-8")))
 
 
-def secret(name: str) -> str | None:
-    """A secret from the environment: NAME, or the file that NAME_FILE names.
-
-    Raises:
-        ConfigError: The file cannot be read.
-    """
-    if name in os.environ:
-        return os.environ[name]
-    path = os.environ.get(f"{name}_FILE")
-    try:
-        return None if path is None else Path(path).read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ConfigError(f"{name}_FILE: {path}: {error.strerror}: name a file") from None
-
-
 def read_config(folder: RunFolder) -> Config:
     """The resolved config of a run."""
     text = folder.resolved.read_text(encoding="utf-8")
@@ -97,61 +75,6 @@ def store(config: Config, folder: RunFolder) -> ObjectStore:
     return ObjectStore(config.store.url, folder.path)
 
 
-def regions(config: Config) -> dict[str, str]:
-    """Each site's name at the energy source: a microgrid of Vessim may be named as the site."""
-    return {name: site.region or name for name, site in config.sites.items()}
-
-
-def needed_secret(name: str, source: str) -> str:
-    """A secret that a source cannot do without.
-
-    Raises:
-        ConfigError: It is not set, or its file cannot be read.
-    """
-    value = (secret(name) or "").strip()
-    if not value:
-        raise ConfigError(f"energy.source {source!r} needs {name}, or {name}_FILE: a file with it")
-    return value
-
-
-def live_source(energy: EnergySection) -> Source:
-    """The service that the section names, with the credentials of the environment.
-
-    Raises:
-        ConfigError: A credential is missing, or the source is none of the live ones.
-    """
-    kind = Kind(energy.kind) if energy.kind else Kind.MARGINAL
-    signal = Signal(kind, source=energy.source)
-    if energy.source == "watttime":
-        username, password = (
-            needed_secret(name, energy.source)
-            for name in ("WATTTIME_USERNAME", "WATTTIME_PASSWORD")
-        )
-        return WattTime(username, password, kind=kind, url=energy.watttime_url)
-    if energy.source == "electricitymaps":
-        token = needed_secret("ELECTRICITYMAPS_TOKEN", energy.source)
-        return ElectricityMaps(token, url=energy.electricitymaps_url)
-    if energy.source == "prometheus":
-        query = energy.prometheus_query or ""
-        credentials = _prometheus_credentials()
-        return Prometheus(
-            energy.prometheus_url or "", query, credentials=credentials, signal=signal
-        )
-    if energy.source == "vessim":
-        return VessimApi(energy.vessim_url or "", energy.vessim_signal, signal=signal)
-    raise ConfigError(
-        f"energy.source {energy.source!r} asks nobody: name watttime, electricitymaps, prometheus "
-        "or vessim"
-    )
-
-
-def _prometheus_credentials() -> str | tuple[str, str] | None:
-    token, username, password = (
-        secret(f"UNCURTAIL_PROMETHEUS_{name}") for name in ("TOKEN", "USERNAME", "PASSWORD")
-    )
-    return token or ((username, password) if username and password else None)
-
-
 def check_energy(config: Config, start: float) -> None:
     """Say now, and not after a minute, what is wrong with the energy source; asks nobody.
 
@@ -162,27 +85,6 @@ def check_energy(config: Config, start: float) -> None:
         live_source(config.energy)
     else:
         traces(config, start)
-
-
-def feed(config: Config, began: float, drawn_until: float) -> Feed:
-    """The run's energy, from `drawn_until` on; a live source is asked from now on.
-
-    Raises:
-        ConfigError: As for `check_energy`.
-    """
-    if not config.energy.live:
-        return VessimFeed(traces(config, began), drawn_until)
-    source, names = live_source(config.energy), regions(config)
-    poller = Poller(
-        source,
-        sorted(set(names.values())),
-        every_wall_s=config.energy.poll_wall_s or source.poll_wall_s,
-        stale_after_s=config.policy.stale_after_s,
-        seed=config.seed,
-    )
-    live = LiveFeed(names, poller, source.signal, drawn_until)
-    poller.start()
-    return live
 
 
 def traces(config: Config, start: float) -> dict[str, Trace]:
@@ -308,24 +210,6 @@ def last_readings(folder: RunFolder) -> dict[str, Reading]:
     return {reading.site: reading for reading in folder.read_readings()}
 
 
-def aged(
-    readings: Mapping[str, Reading], events: Sequence[Event], metered_until: float, wall_s: float
-) -> dict[str, Reading]:
-    """An earlier coordinator's readings, older by the time for which no coordinator ran.
-
-    Simulated time stood still meanwhile, the grid did not: what was fresh may be stale by now.
-    """
-    if not events:
-        return dict(readings)
-    last = events[-1]
-    lag_s = wall_s - max(metered_until, last.t)
-    stood_s = max(0.0, lag_s - (last.wall_s - last.t))
-    return {
-        site: replace(reading, published=reading.as_of - stood_s)
-        for site, reading in readings.items()
-    }
-
-
 def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
     """The loop of a run, fresh or resumed, over the real world."""
     from uncurtail.lm.data import Corpus
@@ -338,8 +222,9 @@ def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
     batch, length = config.train.batch_sequences, config.model.sequence_length
     head = first_commit(config, folder, blobs, start, corpus.steps_per_epoch(length, batch))
     before = past(config, folder, head, start)
+    known = {} if config.energy.live else traces(config, before.began)
     ports = Ports(
-        feed=feed(config, before.began, before.metered_until),
+        feed=feed(config, known, before.metered_until),
         provisioner=ProcessProvisioner(folder.path, config.sites),
         post=post,
         state=CoordinatorState(endpoints.redis_url, folder.run_id, list(config.sites)),
@@ -348,11 +233,11 @@ def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
         record=Journal(folder),
     )
     loop = Loop(config, folder.run_id, ports, before, batch * length)
-    known = last_readings(folder)
+    heard = last_readings(folder)
     if config.energy.live:
-        known = aged(known, folder.read_events(), before.metered_until, wall_s)
-    if known:
-        loop.meter.resume(known, max(reading.t for reading in known.values()))
+        heard = aged(heard, folder.read_events(), before.metered_until, wall_s)
+    if heard:
+        loop.meter.resume(heard, max(reading.t for reading in heard.values()))
     else:
         loop.meter.begin()
     return loop
