@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.signalserver import PASSWORD, TOKEN, USER, serving
 from uncurtail.doctor import TESTED, examine, installed
 
 HERE = Path(__file__).parent.parent
@@ -30,7 +31,7 @@ def findings(**options):
 @pytest.fixture(autouse=True)
 def no_secrets(monkeypatch):
     for name in list(os.environ):
-        if name.startswith("UNCURTAIL_"):
+        if name.startswith(("UNCURTAIL_", "WATTTIME_", "ELECTRICITYMAPS_")):
             monkeypatch.delenv(name)
 
 
@@ -127,6 +128,48 @@ def test_a_secret_file_that_is_not_there_has_a_remedy(monkeypatch):
     assert found["state server"]["remedy"] == (
         "UNCURTAIL_REDIS_URL_FILE: /nowhere/url: No such file or directory: name a file"
     )
+
+
+def test_energy_sources_without_credentials_are_fine_and_nobody_is_asked(monkeypatch):
+    monkeypatch.setattr("httpx.Client", lambda **_options: pytest.fail("it called out"))
+    _, found = findings()
+    assert found["energy, watttime"] == {
+        "what": "energy, watttime",
+        "found": "no credentials (WATTTIME_USERNAME is not set)",
+        "remedy": "",
+    }
+    monkeypatch.setenv("WATTTIME_USERNAME", USER)
+    monkeypatch.setenv("WATTTIME_PASSWORD", PASSWORD)
+    monkeypatch.setenv("ELECTRICITYMAPS_TOKEN", TOKEN)
+    _, found = findings()
+    for source in ("watttime", "electricitymaps"):
+        assert found[f"energy, {source}"]["found"] == "credentials are set"
+
+
+def test_half_of_an_accounts_credentials_has_a_remedy(monkeypatch):
+    monkeypatch.setenv("WATTTIME_USERNAME", USER)
+    healthy, found = findings()
+    assert not healthy
+    assert found["energy, watttime"]["remedy"] == "set WATTTIME_USERNAME and WATTTIME_PASSWORD"
+    monkeypatch.setenv("WATTTIME_PASSWORD_FILE", "/nowhere/word")
+    _, found = findings()
+    assert found["energy, watttime"]["remedy"].startswith("WATTTIME_PASSWORD_FILE: /nowhere/word")
+
+
+def test_an_energy_source_is_asked_on_request_what_the_account_may_read(monkeypatch):
+    monkeypatch.setenv("WATTTIME_USERNAME", USER)
+    monkeypatch.setenv("WATTTIME_PASSWORD", PASSWORD)
+    monkeypatch.setenv("ELECTRICITYMAPS_TOKEN", TOKEN)
+    with serving() as server:
+        addresses = {"watttime_url": server.url, "electricitymaps_url": server.url}
+        healthy, found = findings(online=True, addresses=addresses)
+        assert healthy
+        assert found["energy, watttime"]["found"] == "reads CAISO_NORTH"
+        assert found["energy, electricitymaps"]["found"] == "reads DE, FR"
+        monkeypatch.setenv("WATTTIME_PASSWORD", "another")
+        healthy, found = findings(online=True, addresses=addresses)
+        assert not healthy
+        assert "check WATTTIME_USERNAME and" in found["energy, watttime"]["remedy"]
 
 
 @pytest.mark.parametrize("package", ["redis", "obstore"])

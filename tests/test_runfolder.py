@@ -11,7 +11,7 @@ from uncurtail.core.events import RoundOpened, RoundSkipped
 from uncurtail.core.leases import FreeSteps
 from uncurtail.core.ledger import Segment
 from uncurtail.core.orders import StepReport
-from uncurtail.core.signals import Reading
+from uncurtail.core.signals import Kind, Reading, Signal
 from uncurtail.runfolder import Journal, PowerRow, RunFolder, newest, write_atomic
 
 T = 1_784_872_800.0
@@ -23,6 +23,7 @@ READINGS = [
     Reading("solar", T, 12.5),
     Reading("duck", T + 300, None),
     Reading("duck", T + 600, 0.0),
+    Reading("duck", T + 900, 7.5, T + 600, Signal(Kind.AVERAGE, source="electricitymaps")),
 ]
 POWER = [
     [
@@ -288,3 +289,22 @@ def test_without_a_run_nothing_is_found(tmp_path):
     make(tmp_path, "other-20260724-060000")
     assert newest(tmp_path, "demo") is None
     assert newest(tmp_path / "nowhere", "demo") is None
+
+
+OLD = (
+    "t,site,intensity_g_per_kwh\n"
+    "2026-07-24T06:00:00.000+00:00,solar,12.5\n"
+    "2026-07-24T06:05:00.000+00:00,duck,\n"
+)
+
+
+def test_readings_of_an_older_run_are_read_and_go_on_in_their_own_columns(folder):
+    folder.create()
+    path = folder.series / "readings.csv"
+    path.write_text(OLD)
+    assert folder.read_readings() == READINGS[:2]
+    journal = Journal(folder)
+    journal.reading(READINGS[3])
+    journal.close()
+    assert path.read_text() == OLD + "2026-07-24T06:15:00.000+00:00,duck,7.5\n"
+    assert [reading.value for reading in folder.read_readings()] == [12.5, None, 7.5]

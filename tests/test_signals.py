@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uncurtail.core.signals import Reading, Trace, usable
+from uncurtail.core.signals import Kind, Reading, Signal, Trace, usable
 
 NAN = math.nan
 
@@ -32,6 +32,38 @@ def trace(times, values, end):
 )
 def test_a_reading_that_cannot_be_trusted_is_unknown(reading):
     assert usable(reading, now=1000.0, stale_after_s=900.0) is None
+
+
+@pytest.mark.parametrize(
+    "reading",
+    [
+        pytest.param(Reading("a", 1000.0, 50.0, 99.0), id="published-long-before-it-came"),
+        pytest.param(Reading("a", 99.0, 50.0, 1000.0), id="came-long-ago-stamped-for-now"),
+        pytest.param(Reading("a", 1000.0, 50.0, 1901.0), id="stamped-ahead"),
+        pytest.param(Reading("a", 1000.0, 50.0, NAN), id="published-at-no-time"),
+        pytest.param(Reading("a", 1000.0, 50.0, None, Signal(Kind.PRICE, "EUR/MWh")), id="price"),
+        pytest.param(Reading("a", 1000.0, 50.0, None, Signal(Kind.POWER, "W")), id="power"),
+    ],
+)
+def test_a_live_reading_that_cannot_be_trusted_is_unknown(reading):
+    assert usable(reading, now=1000.0, stale_after_s=900.0) is None
+
+
+def test_a_stamp_from_the_future_does_not_come_true_by_waiting():
+    reading = Reading("a", 1000.0, 50.0, 2500.0)
+    assert [usable(reading, t, 900.0) for t in (1000.0, 1700.0, 1900.0, 2500.0)] == [None] * 4
+
+
+def test_the_age_of_a_live_reading_counts_from_its_publication():
+    reading = Reading("a", 1000.0, 50.0, 700.0)
+    assert usable(reading, 1600.0, 900.0) == 50.0
+    assert usable(reading, 1600.1, 900.0) is None
+
+
+def test_a_price_is_judged_as_a_price_by_who_asks_for_one():
+    price = Signal(Kind.PRICE, "EUR/MWh")
+    assert usable(Reading("a", 0.0, -12.0, None, price), 0.0, 900.0, "EUR/MWh") == -12.0
+    assert usable(Reading("a", 0.0, 1e6, None, price), 0.0, 900.0, "EUR/MWh") is None
 
 
 @pytest.mark.parametrize("t", [100.0, 1000.0, 1900.0])

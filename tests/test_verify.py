@@ -660,6 +660,7 @@ class _Feed:
     """Readings as given; draws what is asked for."""
 
     rows: list[Reading]
+    trouble: str | None = None
 
     def readings(self, after: float, until: float) -> list[Reading]:
         return [row for row in self.rows if after < row.t <= until]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from uncurtail import __version__
+from uncurtail import __version__, energycli
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,6 +21,7 @@ data_app = typer.Typer(no_args_is_help=True, help="From text to token shards.")
 app.add_typer(data_app, name="data")
 tokenizer_app = typer.Typer(no_args_is_help=True, help="From text to a vocabulary.")
 app.add_typer(tokenizer_app, name="tokenizer")
+app.add_typer(energycli.app, name="energy")
 
 RunFolderPath = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/demo-20260601-120000.")
@@ -200,11 +201,16 @@ def sample(
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> None:
+def doctor(
+    as_json: AsJson = False,
+    online: Annotated[
+        bool, typer.Option("--online", help="Also ask energy sources what the account may read.")
+    ] = False,
+) -> None:
     """Say what is installed, reachable and misconfigured, each with its remedy."""
     from uncurtail.doctor import examine
 
-    healthy, text = examine(as_json=as_json)
+    healthy, text = examine(as_json=as_json, online=online)
     typer.echo(text)
     raise typer.Exit(0 if healthy else 1)
 

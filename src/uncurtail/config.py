@@ -7,7 +7,8 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
@@ -47,18 +48,56 @@ class ClockSection(Section):
 
 
 class EnergySection(Section):
-    """Where intensities come from."""
+    """Where intensities come from: a made-up grid, a file, or a source that is asked as it goes.
 
-    source: Literal["synthetic", "csv"] = "synthetic"
+    Credentials come from the environment alone: WATTTIME_USERNAME and WATTTIME_PASSWORD,
+    ELECTRICITYMAPS_TOKEN, UNCURTAIL_PROMETHEUS_TOKEN or ..._USERNAME and ..._PASSWORD.
+    """
+
+    source: Literal["synthetic", "csv", "watttime", "electricitymaps", "prometheus", "vessim"] = (
+        "synthetic"
+    )
+    # What the numbers are; unset: average of Electricity Maps, else marginal.
+    kind: Literal["marginal", "average"] | None = None
     path: Path | None = None
     allow_gaps: bool = False
     seed: int = Field(default=0, ge=0)
+    poll_wall_s: float | None = Field(default=None, gt=0)  # unset: as the source publishes
+    watttime_url: str = "https://api.watttime.org"
+    electricitymaps_url: str = "https://api.electricitymaps.com"
+    prometheus_url: str | None = None
+    prometheus_query: str | None = None  # in gCO2/kWh; {region} becomes the site's
+    vessim_url: str | None = None
+    vessim_signal: str = "mci"  # the grid signal in gCO2/kWh; a region is a microgrid
+
+    @property
+    def live(self) -> bool:
+        """Whether values come as they are published, and no other time can be asked for."""
+        return self.source not in ("synthetic", "csv")
 
     @model_validator(mode="after")
-    def _csv_needs_a_path(self) -> Self:
+    def _a_source_has_what_it_needs(self) -> Self:
         if self.source == "csv" and self.path is None:
             raise ValueError("source 'csv' needs path: --set energy.path=FILE")
+        if self.source == "electricitymaps" and self.kind == "marginal":
+            raise ValueError("Electricity Maps publishes averages: leave out energy.kind")
+        if self.source == "prometheus" and (self.prometheus_url and self.prometheus_query) is None:
+            raise ValueError("source 'prometheus' needs prometheus_url and prometheus_query")
+        if self.source == "vessim" and self.vessim_url is None:
+            raise ValueError("source 'vessim' needs vessim_url: http://HOST:8700")
         return self
+
+    @field_validator("watttime_url", "electricitymaps_url", "prometheus_url", "vessim_url")
+    @classmethod
+    def _an_address_holds_no_secret(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("is no address: write http://HOST:PORT or https://HOST")
+        if parts.username or parts.password:
+            raise ValueError("must not hold a password: it would be written into the run folder")
+        return url
 
 
 class FlowerSection(Section):
@@ -124,9 +163,26 @@ class Config(Section):
                 )
             if self.energy.source == "csv" and site.region is None:
                 raise ValueError(f"sites.{name} needs region: its column in {self.energy.path}")
+            if self.energy.live and self.energy.source != "vessim" and site.region is None:
+                raise ValueError(f"sites.{name} needs region, as {self.energy.source} names it")
             if self.energy.source == "synthetic" and site.preset not in grids.PRESETS:
                 known = ", ".join(sorted(grids.PRESETS))
                 raise ValueError(f"sites.{name} needs a preset: one of {known}")
+        return self
+
+    @model_validator(mode="after")
+    def _a_live_source_tells_only_now(self) -> Self:
+        source = self.energy.source
+        if self.energy.live and (self.clock.speed != 1.0 or self.clock.start != "now"):
+            raise ValueError(
+                f"energy.source {source!r} tells only what is now: set clock.speed = 1 and "
+                'clock.start = "now", or fetch a trace first with uncurtail energy fetch'
+            )
+        if source == "electricitymaps" and self.policy.stale_after_s < 3600.0:
+            raise ValueError(
+                "Electricity Maps publishes by the hour: set policy.stale_after_s = 5400, or every "
+                "value is stale before the next"
+            )
         return self
 
 
@@ -158,6 +214,22 @@ def parse(body: Mapping[str, Any], source: str) -> Config:
     except ValidationError as error:
         lines = [f"{source}: {_explain(item)}" for item in error.errors()]
         raise ConfigError("\n".join(lines)) from None
+
+
+S = TypeVar("S", bound=Section)
+
+
+def section(kind: type[S], body: Mapping[str, Any], name: str) -> S:
+    """One section alone, outside of an experiment.
+
+    Raises:
+        ConfigError: One line a problem, each with the remedy.
+    """
+    try:
+        return kind.model_validate(body)
+    except ValidationError as error:
+        found = [{**item, "loc": (name, *item["loc"])} for item in error.errors()]
+        raise ConfigError("\n".join(_explain(item) for item in found)) from None
 
 
 def dump(config: Config) -> str:

@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -45,9 +45,27 @@ def installed(package: str) -> str | None:
         return None
 
 
-def examine(*, as_json: bool, version_of: VersionOf = installed) -> tuple[bool, str]:
-    """Look at everything; whether a run can start here, and what to print."""
-    looks = (_python(), _packages(version_of), _commands(), _redis(), _device(), _room())
+def examine(
+    *,
+    as_json: bool,
+    online: bool = False,
+    version_of: VersionOf = installed,
+    addresses: Mapping[str, str] | None = None,
+) -> tuple[bool, str]:
+    """Look at everything; whether a run can start here, and what to print.
+
+    Energy sources are called only if `online`, at the usual addresses unless `addresses` holds
+    others (as in [energy]); without it, their credentials are looked for.
+    """
+    looks = (
+        _python(),
+        _packages(version_of),
+        _commands(),
+        _redis(),
+        _energy(addresses or {} if online else None),
+        _device(),
+        _room(),
+    )
     findings = [finding for look in looks for finding in look]
     healthy = not any(finding.remedy for finding in findings)
     if as_json:
@@ -123,6 +141,58 @@ def _redis() -> Iterator[Finding]:
     yield Finding(
         "state server", why or "answers", f"start it, or unset {REDIS_URL}" if why else ""
     )
+
+
+# What opens each energy source: any of these sets, each whole.
+CREDENTIALS: dict[str, list[tuple[str, ...]]] = {
+    "watttime": [("WATTTIME_USERNAME", "WATTTIME_PASSWORD")],
+    "electricitymaps": [("ELECTRICITYMAPS_TOKEN",)],
+    "prometheus": [
+        ("UNCURTAIL_PROMETHEUS_TOKEN",),
+        ("UNCURTAIL_PROMETHEUS_USERNAME", "UNCURTAIL_PROMETHEUS_PASSWORD"),
+    ],
+}
+
+
+def _energy(ask: Mapping[str, str] | None) -> Iterator[Finding]:
+    """Whether each source's credentials are there; that none are is fine, a half is not.
+
+    With `ask`, the addresses, what those accounts may read.
+    """
+    try:
+        from uncurtail.sourcing import secret
+    except ImportError:
+        return  # said above
+    for source, sets in CREDENTIALS.items():
+        what = f"energy, {source}"
+        try:
+            found = [[name for name in names if secret(name)] for names in sets]
+        except UserError as error:
+            yield Finding(what, "misconfigured", str(error))
+            continue
+        whole = any(len(have) == len(names) for have, names in zip(found, sets, strict=True))
+        if whole and ask is not None and source != "prometheus":
+            yield _answering(what, {**ask, "source": source})
+        elif whole:
+            yield Finding(what, "credentials are set")
+        elif any(found):
+            missing = [n for have, names in zip(found, sets, strict=True) for n in names if have]
+            yield Finding(what, "half its credentials are set", f"set {' and '.join(missing)}")
+        else:
+            yield Finding(what, f"no credentials ({sets[0][0]} is not set)")
+
+
+def _answering(what: str, energy: Mapping[str, str]) -> Finding:
+    """What the account may read, from the source itself."""
+    from uncurtail.adapters.http import SourceError
+    from uncurtail.config import EnergySection
+    from uncurtail.sourcing import live_source
+
+    try:
+        regions = live_source(EnergySection.model_validate(energy)).readable()
+    except SourceError as error:
+        return Finding(what, "does not let us in", str(error))
+    return Finding(what, f"reads {', '.join(regions[:5])}{', ...' if len(regions) > 5 else ''}")
 
 
 def _device() -> Iterator[Finding]:

@@ -304,6 +304,7 @@ class Loop:
         for source, message in (
             ("flower", self._ports.post.trouble),
             ("redis", self._ports.state.trouble),
+            ("energy", self._ports.feed.trouble),
         ):
             if message is None:
                 self._troubles.pop(source, None)

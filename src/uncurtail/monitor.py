@@ -200,7 +200,7 @@ class Monitor:
     def _take_series(self) -> None:
         """The newest intensity, step count and loss of each site; the first line is the header."""
         for line in self._readings.lines():
-            _, site, value = line.split(",")
+            _, site, value, *_ = line.split(",")
             if site in self.config.sites:
                 self._site(site).intensity = float(value) if value else None
         for line in self._steps.lines():

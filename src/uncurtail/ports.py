@@ -13,6 +13,11 @@ from uncurtail.core.signals import Reading
 class Feed(Protocol):
     """Energy: readings in, the power that sites really draw out. Times are simulated."""
 
+    @property
+    def trouble(self) -> str | None:
+        """What fails at the source now, in one line; None while nothing does."""
+        ...
+
     def readings(self, after: float, until: float) -> list[Reading]:
         """Every change of a site's published intensity in (after, until], by time."""
         ...

@@ -21,12 +21,13 @@ from uncurtail.core.commit import Commit
 from uncurtail.core.events import Event, decode, encode, iso, unix
 from uncurtail.core.ledger import Segment
 from uncurtail.core.orders import StepReport
-from uncurtail.core.signals import Reading, Trace
+from uncurtail.core.signals import Kind, Reading, Signal, Trace
 
 # Names the run folder to every process of a run.
 RUN_DIR = "UNCURTAIL_RUN_DIR"
 
-READINGS = ("t", "site", "intensity_g_per_kwh")
+# The last three came later: a run folder without them says "marginal", published as it was known.
+READINGS = ("t", "site", "intensity_g_per_kwh", "published", "kind", "source")
 POWER = ("start", "end", "site", "phase", "power_w", "grid_power_w", "intensity_g_per_kwh")
 STEPS = ("t", "wall_s", "site", "session", "round", "epoch", "step", "loss", "tokens")
 
@@ -78,7 +79,13 @@ class RunFolder:
     def read_readings(self) -> list[Reading]:
         """Every reading, as it arrived; an unknown one has value None."""
         return [
-            Reading(row["site"], unix(row["t"]), _maybe(row["intensity_g_per_kwh"]))
+            Reading(
+                row["site"],
+                unix(row["t"]),
+                _maybe(row["intensity_g_per_kwh"]),
+                unix(row["published"]) if row.get("published") else None,
+                Signal(Kind(row.get("kind") or Kind.MARGINAL), source=row.get("source") or ""),
+            )
             for row in self._rows("readings")
         ]
 
@@ -163,6 +170,7 @@ class Journal:
         folder.create()
         self._events = _open_append(folder.events_file, None)
         self._readings = _open_append(folder.series / "readings.csv", READINGS)
+        self._reading_columns = _count_columns(folder.series / "readings.csv")
         self._power = _open_append(folder.series / "power.csv", POWER)
         self._steps = _open_append(folder.series / "steps.csv", STEPS)
 
@@ -187,8 +195,11 @@ class Journal:
 
     def reading(self, reading: Reading) -> None:
         """Append one reading."""
-        row = (iso(reading.t), reading.site, _text(reading.value))
-        _write_rows(self._readings, [row])
+        published = "" if reading.published is None else iso(reading.published)
+        signal = reading.signal
+        row = (iso(reading.t), reading.site, _text(reading.value), published)
+        columns = (*row, signal.kind, signal.source)[: self._reading_columns]
+        _write_rows(self._readings, [columns])
 
     def power(self, segments: Sequence[tuple[Segment, float]]) -> None:
         """Append one cut, every site's segment with what the feed drew (W), in one write."""
@@ -265,6 +276,11 @@ def _open_append(path: Path, header: tuple[str, ...] | None) -> TextIO:
     if header is not None and file.tell() == 0:
         _write_rows(file, [header])
     return file
+
+
+def _count_columns(path: Path) -> int:
+    """Of the file's header: a run that goes on keeps the columns that it began with."""
+    return next(_whole_lines(path)).count(",") + 1
 
 
 def _write_rows(file: TextIO, rows: Sequence[tuple[object, ...]]) -> None:

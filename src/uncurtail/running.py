@@ -34,7 +34,7 @@ def run_experiment(path: Path, overrides: list[str], runs: Path, *, resume: bool
     if folder is not None:
         settings = wiring.read_config(folder)
     start = wiring.start_time(settings, clock.wall())
-    wiring.traces(settings, start)  # a trace that cannot be used is said now, not after a minute
+    wiring.check_energy(settings, start)
     tracking.check(settings.tracking)
     _check_room(settings, runs)
     check_port(settings)

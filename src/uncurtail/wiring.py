@@ -1,9 +1,8 @@
 """Config to adapters to Loop: the only file that picks implementations."""
 
 import json
-import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from uncurtail.adapters.blobs import BlobError, ObjectStore
@@ -11,7 +10,6 @@ from uncurtail.adapters.flower_commands import Flower
 from uncurtail.adapters.processes import ProcessProvisioner
 from uncurtail.adapters.redis import CoordinatorState
 from uncurtail.adapters.traces import load_csv
-from uncurtail.adapters.vessim import VessimFeed
 from uncurtail.config import Config, ConfigError, parse
 from uncurtail.core import commit as commits
 from uncurtail.core import fleet, grids
@@ -27,10 +25,12 @@ from uncurtail.core.events import (
 )
 from uncurtail.core.leases import FreeSteps
 from uncurtail.core.ledger import Ledger
-from uncurtail.core.signals import Reading, Trace
+from uncurtail.core.signals import Kind, Reading, Signal, Trace
 from uncurtail.loop import Loop, Past, Ports
 from uncurtail.ports import Post
 from uncurtail.runfolder import Journal, RunFolder
+from uncurtail.sourcing import aged, feed, live_source
+from uncurtail.sourcing import secret as secret  # its readers find it here
 
 REDIS_URL = "UNCURTAIL_REDIS_URL"
 # How far beyond the run a synthetic grid reaches: readings for late drains and for baselines.
@@ -59,21 +59,6 @@ class Endpoints:
         return cls(**json.loads(path.read_text(encoding="utf-8")))
 
 
-def secret(name: str) -> str | None:
-    """A secret from the environment: NAME, or the file that NAME_FILE names.
-
-    Raises:
-        ConfigError: The file cannot be read.
-    """
-    if name in os.environ:
-        return os.environ[name]
-    path = os.environ.get(f"{name}_FILE")
-    try:
-        return None if path is None else Path(path).read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ConfigError(f"{name}_FILE: {path}: {error.strerror}: name a file") from None
-
-
 def read_config(folder: RunFolder) -> Config:
     """The resolved config of a run."""
     text = folder.resolved.read_text(encoding="utf-8")
@@ -90,12 +75,36 @@ def store(config: Config, folder: RunFolder) -> ObjectStore:
     return ObjectStore(config.store.url, folder.path)
 
 
+def check_energy(config: Config, start: float) -> None:
+    """Say now, and not after a minute, what is wrong with the energy source; asks nobody.
+
+    Raises:
+        ConfigError: A trace cannot be used, or a credential is missing.
+    """
+    if config.energy.live:
+        live_source(config.energy)
+    else:
+        traces(config, start)
+
+
 def traces(config: Config, start: float) -> dict[str, Trace]:
     """Each site's carbon intensity.
 
     Raises:
-        ConfigError: The trace cannot be used.
+        ConfigError: The trace cannot be used, or the source is live and so has none.
     """
+    kind = Kind(config.energy.kind) if config.energy.kind else Kind.MARGINAL
+    signal = Signal(kind, source=config.energy.source)
+    found = _traces(config, start)
+    return {name: replace(trace, signal=signal) for name, trace in found.items()}
+
+
+def _traces(config: Config, start: float) -> dict[str, Trace]:
+    if config.energy.live:
+        raise ConfigError(
+            f"energy.source {config.energy.source!r} is live, and this needs a trace: get one with "
+            "uncurtail energy fetch, then --set energy.source=csv --set energy.path=FILE"
+        )
     if config.energy.source == "csv":
         assert config.energy.path is not None
         regions = {name: site.region or "" for name, site in config.sites.items()}
@@ -213,8 +222,9 @@ def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
     batch, length = config.train.batch_sequences, config.model.sequence_length
     head = first_commit(config, folder, blobs, start, corpus.steps_per_epoch(length, batch))
     before = past(config, folder, head, start)
+    known = {} if config.energy.live else traces(config, before.began)
     ports = Ports(
-        feed=VessimFeed(traces(config, before.began), before.metered_until),
+        feed=feed(config, known, before.metered_until),
         provisioner=ProcessProvisioner(folder.path, config.sites),
         post=post,
         state=CoordinatorState(endpoints.redis_url, folder.run_id, list(config.sites)),
@@ -223,9 +233,11 @@ def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
         record=Journal(folder),
     )
     loop = Loop(config, folder.run_id, ports, before, batch * length)
-    known = last_readings(folder)
-    if known:
-        loop.meter.resume(known, max(reading.t for reading in known.values()))
+    heard = last_readings(folder)
+    if config.energy.live:
+        heard = aged(heard, folder.read_events(), before.metered_until, wall_s)
+    if heard:
+        loop.meter.resume(heard, max(reading.t for reading in heard.values()))
     else:
         loop.meter.begin()
     return loop

@@ -61,6 +61,18 @@ def load_csv(
     }
 
 
+def regions_of(path: str | Path) -> list[str]:
+    """The names of the file's columns but the first.
+
+    Raises:
+        TraceError: As for `load_csv`, or it has no other column.
+    """
+    header, _ = _read(Path(path))
+    if len(header) < 2:
+        raise TraceError(f"{path} has no region: a column a region comes after the time")
+    return header[1:]
+
+
 def _read(file: Path) -> tuple[list[str], list[Row]]:
     """The header, and the rows that are not blank with their line numbers."""
     try:

@@ -6,16 +6,18 @@ signal. No thread, no process, no clock of its own: the same calls serve real an
 
 import heapq
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from uncurtail.core.signals import Reading, Trace
 
-_INTENSITY = "intensity_g_per_kwh"
+INTENSITY = "intensity_g_per_kwh"
 # Vessim keeps offsets as 64-bit nanoseconds, at most 292 years, and has no infinity.
 _LONGEST_S = 1e9
+
+GridSignals = dict[str, Any]  # Vessim's own signals, or plain numbers, by name
 
 
 class VessimFeed:
@@ -28,17 +30,17 @@ class VessimFeed:
     Importing Vessim takes half a second, and the constructor does it.
     """
 
+    trouble: str | None = None  # a trace does not fail
+
     def __init__(self, traces: Mapping[str, Trace], start: float) -> None:
         """One microgrid for each site of `traces`; nothing is told or drawn before `start`.
 
         Raises:
             ValueError: `start` is not finite.
         """
-        if not math.isfinite(start):
-            raise ValueError(f"start must be finite unix seconds, got {start}")
         self._start = start
-        self._drawn_until = start
-        self._sites = {name: _Site(name, trace, start) for name, trace in traces.items()}
+        self._microgrids = Microgrids(traces, start)
+        self._sites = {name: _Site(trace, start) for name, trace in traces.items()}
 
     def readings(self, after: float, until: float) -> list[Reading]:
         """Everything published at times in (after, until], by time, then in the order of sites.
@@ -53,7 +55,7 @@ class VessimFeed:
         since = max(after, self._start)
         told = (
             [
-                Reading(name, t, site.published(t))
+                Reading(name, t, site.published(t), signal=site.trace.signal)
                 for t in [*first, *site.trace.changes(since, until).tolist()]
             ]
             for name, site in self._sites.items()
@@ -69,15 +71,61 @@ class VessimFeed:
         return min(changes, default=math.inf)
 
     def draw(self, start: float, end: float, power_w: Mapping[str, float]) -> dict[str, float]:
+        """Advance every microgrid over [start, end): see `Microgrids.draw`."""
+        signals = {name: site.signals_at(start) for name, site in self._sites.items()}
+        return self._microgrids.draw(start, end, power_w, signals)
+
+
+class _Site:
+    """A site's trace, and what it is to Vessim: elapsed seconds since the feed's start."""
+
+    def __init__(self, trace: Trace, start: float) -> None:
+        self.trace = trace
+        self._start = start
+        self._signals = _grid_signals(trace, start)
+
+    def published(self, t: float) -> float | None:
+        """The intensity that the microgrid's grid shows at `t`; None where the trace knows none."""
+        if self._signals is None or self.trace.at(t) is None:
+            return None
+        return float(self._signals[INTENSITY].at(t - self._start))
+
+    def signals_at(self, t: float) -> GridSignals | None:
+        """The grid's signals while the intensity is known, else None."""
+        return None if self.trace.at(t) is None else self._signals
+
+
+class Microgrids:
+    """Each site as a consumer behind a grid connection, advanced over time that has no holes."""
+
+    def __init__(self, sites: Iterable[str], start: float) -> None:
+        """Nothing is drawn before `start` (unix seconds).
+
+        Raises:
+            ValueError: `start` is not finite.
+        """
+        if not math.isfinite(start):
+            raise ValueError(f"start must be finite unix seconds, got {start}")
+        self._drawn_until = start
+        self._microgrids = {name: _Microgrid(name, start) for name in sites}
+
+    def draw(
+        self,
+        start: float,
+        end: float,
+        power_w: Mapping[str, float],
+        signals: Mapping[str, GridSignals | None],
+    ) -> dict[str, float]:
         """Advance every microgrid over [start, end), its site drawing a constant power.
 
-        The calls tile the time from the feed's start on; one of no length does nothing and returns
-        the powers as Vessim last reported them.
+        The calls tile the time from the start on; one of no length does nothing and returns the
+        powers as Vessim last reported them.
 
         Args:
-            start: The end of the call before, or the feed's start.
+            start: The end of the call before, or the start.
             end: Not before `start`.
             power_w: Consumption of each site in W, not negative; 0 for a site that is off.
+            signals: Each site's grid signals, known at `start`; None while nothing is known.
 
         Returns:
             The average power in W that each site drew from its grid, consumption positive.
@@ -91,49 +139,39 @@ class VessimFeed:
             raise ValueError(
                 f"draw over [{start}, {end}) does not follow on {until}: tile the time"
             )
-        if power_w.keys() != self._sites.keys():
-            wrong = sorted(power_w.keys() ^ self._sites.keys())
+        if power_w.keys() != self._microgrids.keys():
+            wrong = sorted(power_w.keys() ^ self._microgrids.keys())
             raise ValueError(f"draw needs the power of exactly this feed's sites: see {wrong}")
         for name, watts in power_w.items():
             if not 0.0 <= watts < math.inf:
                 raise ValueError(f"power of {name} must be finite and not negative, got {watts} W")
         if end > start:
-            for name, site in self._sites.items():
-                site.advance(start, end, power_w[name])
+            for name, microgrid in self._microgrids.items():
+                microgrid.advance(start, end, power_w[name], signals[name])
             self._drawn_until = end
-        return {name: site.import_w() for name, site in self._sites.items()}
+        return {name: microgrid.import_w() for name, microgrid in self._microgrids.items()}
 
 
-class _Site:
-    """One microgrid; its elapsed time is seconds since the feed's start."""
+class _Microgrid:
+    """One of Vessim's; its elapsed time is seconds since `start`."""
 
-    def __init__(self, name: str, trace: Trace, start: float) -> None:
+    def __init__(self, name: str, start: float) -> None:
         import vessim
 
-        self.trace = trace
         self._start = start
         self._demand = vessim.StaticSignal(0.0)
-        self._signals = _grid_signals(trace, start)
         self._microgrid = vessim.Microgrid(
             # Actors are sampled at multiples of this: each whole second, see `advance`.
             step_size=1,
             actors=[vessim.Consumer("site", self._demand)],
             dispatchables=[vessim.GridConnection()],
             policy=vessim.DefaultDispatchPolicy(),
-            grid_signals=self._signals,
             name=name,
         )
 
-    def published(self, t: float) -> float | None:
-        """The intensity that the microgrid's grid shows at `t`; None where the trace knows none."""
-        if self._signals is None or self.trace.at(t) is None:
-            return None
-        return float(self._signals[_INTENSITY].at(t - self._start))
-
-    def advance(self, start: float, end: float, watts: float) -> None:
+    def advance(self, start: float, end: float, watts: float, signals: GridSignals | None) -> None:
         begin, until = start - self._start, end - self._start
-        known = self.trace.at(start) is not None
-        self._microgrid.grid_signals = self._signals if known else None
+        self._microgrid.grid_signals = signals
         self._demand.set_value(watts)
         # Vessim samples at whole seconds only; the demand is constant, so the second is free.
         self._microgrid.sample(int(begin))
@@ -145,7 +183,7 @@ class _Site:
         return -float(self._microgrid.state()["p_grid"]) + 0.0
 
 
-def _grid_signals(trace: Trace, start: float) -> dict[str, Any] | None:
+def _grid_signals(trace: Trace, start: float) -> GridSignals | None:
     """The known rows in force from `start` on, as Vessim's own trace; None if there are none.
 
     It bridges unknown stretches, since Vessim refuses NaN: nobody may ask it there, and nobody
@@ -167,4 +205,4 @@ def _grid_signals(trace: Trace, start: float) -> dict[str, Any] | None:
     # Rows within one microsecond are one to Vessim: the last of them holds.
     distinct = np.append(micros[1:] > micros[:-1], True)
     series = pd.Series(values[distinct], index=pd.TimedeltaIndex(micros[distinct]))
-    return {_INTENSITY: vessim.Trace(series)}
+    return {INTENSITY: vessim.Trace(series)}

@@ -73,7 +73,7 @@ def decide(
 
 def stale_at(policy: PolicySection, reading: Reading | None) -> float:
     """When a window that rests on this reading closes by itself; infinite without a reading."""
-    return float("inf") if reading is None else reading.t + policy.stale_after_s
+    return float("inf") if reading is None else reading.as_of + policy.stale_after_s
 
 
 def stop_reason(
