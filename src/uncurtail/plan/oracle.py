@@ -90,15 +90,8 @@ def solve(problem: Problem, time_limit_s: float = 60.0) -> Bound | None:
     shape = _shape(problem)
     if shape.known.size == 0:
         return None
-    program = build(shape)
-    until = time.monotonic() + time_limit_s
-    if shape.known.size <= DIRECT_CELLS:
-        answer = _mixed(program, program.upper * 0.0, program.upper, until)
-    else:
-        answer = _by_relaxation(program, until)
-    if answer is None:
-        return None
-    return _bound(problem, shape, program, answer)
+    found = _search(shape, time.monotonic() + time_limit_s)
+    return None if found is None else _bound(problem, shape, *found)
 
 
 def floor_kg(problem: Problem) -> tuple[float, float] | None:
@@ -164,10 +157,42 @@ def _lead(slots: float) -> tuple[float, ...]:
     return (*[1.0] * whole, *([rest] if rest > 1e-9 else []))
 
 
-def _mixed(program: Program, lower: Array, upper: Array, until: float) -> _Answer | None:
+def _search(shape: Shape, until: float) -> tuple[Program, _Answer] | None:
+    """Solve, and learn where sites train together only where a solution has them do so.
+
+    A program that knows of fewer shared slots allows more: its bound holds, and its schedule is
+    valid once it shares no slot that it does not know.
+    """
+    small = shape.known.size <= DIRECT_CELLS
+    costs_to_share = shape.overhead_share > 0 and len(shape.known) > 1
+    shared = np.full(shape.known.shape[1], small and costs_to_share)
+    while True:
+        program = build(shape, shared)
+        answer = _mixed(program, None, until) if small else _linear(program, until)
+        if answer is None:
+            return None
+        missed = _missed(program, answer, costs_to_share)
+        if not small and not missed.any() and answer.variables is not None:
+            answer = _round(program, answer, until)
+            if answer is None:
+                return None
+            missed = _missed(program, answer, costs_to_share)
+        if not missed.any():
+            return program, answer
+        shared = shared | _dilate(missed, NEAR_SLOTS)
+
+
+def _missed(program: Program, answer: _Answer, costs_to_share: bool) -> NDArray[np.bool_]:
+    if answer.variables is None or not costs_to_share:
+        return np.zeros_like(program.shared)
+    return program.missed(answer.variables)
+
+
+def _mixed(program: Program, bounds: tuple[Array, Array] | None, until: float) -> _Answer | None:
     """Solve with whole slots, within these bounds; None when that is infeasible."""
     from scipy.optimize import Bounds, LinearConstraint, milp
 
+    lower, upper = bounds or (np.zeros_like(program.upper), program.upper)
     result = milp(
         program.cost,
         integrality=program.whole.astype(int),
@@ -181,32 +206,28 @@ def _mixed(program: Program, lower: Array, upper: Array, until: float) -> _Answe
     return _Answer(result.x, bound)
 
 
-def _by_relaxation(program: Program, until: float) -> _Answer | None:
-    """Solve the linear program, then decide anew only what it left undecided and near it.
+def _round(program: Program, relaxed: _Answer, until: float) -> _Answer | None:
+    """Decide anew only what the linear program left undecided, and what is near it.
 
-    Only the work couples slots that lie far apart, so the linear program's vertex is whole almost
-    everywhere, and what it says of the rest is within a start of the truth.
+    Only the work couples slots that lie far apart, so its vertex is whole almost everywhere, and
+    its optimum is within about a start of the truth. None when there is no schedule at all.
     """
-    relaxed = _linear(program, until)
-    if relaxed is None or relaxed.variables is None:
-        return relaxed
+    assert relaxed.variables is not None
     undecided = _undecided(program, relaxed.variables)
-    best: Array | None = None
-    if not undecided.any():
-        return relaxed
+    best = None if undecided.any() else relaxed.variables
+    bound_kg = relaxed.bound_kg
     for near in (NEAR_SLOTS, 8 * NEAR_SLOTS, program.num_slots):
-        lower, upper = _fix(program, relaxed.variables, _dilate(undecided, near))
-        answer = _mixed(program, lower, upper, until)
+        if best is not None and _gap(_kg(program, best), bound_kg) <= 10 * SOLVED_GAP:
+            break
+        bounds = _hold(program, relaxed.variables, ~_dilate(undecided, near))
+        answer = _mixed(program, bounds, until)
         if answer is not None and answer.variables is not None:
             best = _cheaper(program, best, answer.variables)
-            bound_kg = relaxed.bound_kg
-            if _gap(_kg(program, best), bound_kg) <= 10 * SOLVED_GAP:
-                return _Answer(best, bound_kg)
-        if near == program.num_slots:
+        if near == program.num_slots:  # nothing was held
             if answer is None:
-                return None  # with nothing fixed: there is no schedule of whole slots
-            return _Answer(best, max(relaxed.bound_kg, answer.bound_kg))
-    return _Answer(best, relaxed.bound_kg)
+                return None
+            bound_kg = max(bound_kg, answer.bound_kg)
+    return _Answer(best, bound_kg)
 
 
 def _linear(program: Program, until: float) -> _Answer | None:
@@ -248,11 +269,11 @@ def _dilate(slots: NDArray[np.bool_], near: int) -> NDArray[np.bool_]:
     return wide
 
 
-def _fix(program: Program, variables: Array, free: NDArray[np.bool_]) -> tuple[Array, Array]:
-    """Bounds that hold every state at its value except in the free slots."""
-    lower, upper = np.zeros(program.upper.size), program.upper.copy()
-    held = np.tile(np.concatenate([~free, ~free, np.zeros_like(free)]), program.num_sites)
-    at = np.flatnonzero(held)
+def _hold(program: Program, variables: Array, held: NDArray[np.bool_]) -> tuple[Array, Array]:
+    """Bounds that hold every site's state at its value in these slots."""
+    lower, upper = np.zeros_like(program.upper), program.upper.copy()
+    states = np.concatenate([held, held, np.zeros_like(held)])
+    at = np.flatnonzero(np.tile(states, program.num_sites))
     lower[at] = upper[at] = np.round(variables[at])
     return lower, upper
 

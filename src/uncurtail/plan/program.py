@@ -1,7 +1,8 @@
 """The oracle's mixed-integer program: slots, states and costs as sparse matrices for HiGHS.
 
 Variables, one of each for every site and slot: `up` (provisioned), `train` (at most `up`), `start`
-(1 where a site comes up), and with shared rounds `share` (trains together with another site).
+(1 where a site comes up). Behind them, for the slots in `shared`, `share` of every site: it trains
+together with another one. Slots without `share` ignore that overhead, so they only lower the bound.
 """
 
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ class Program:
     limit: Array
     num_sites: int
     num_slots: int
+    shared: NDArray[np.bool_]
 
     @property
     def whole(self) -> NDArray[np.bool_]:
@@ -59,6 +61,12 @@ class Program:
     def at(self, site: int, kind: int) -> int:
         """Where a site's variables begin: kind 0 is `up`, 1 `train`, 2 `start`."""
         return (3 * site + kind) * self.num_slots
+
+    def missed(self, variables: Array) -> NDArray[np.bool_]:
+        """The slots in which sites train together and this program does not know that it costs."""
+        trains = self.states(variables)[:, 1].sum(axis=0)
+        together: NDArray[np.bool_] = (trains > 1.0 + WHOLE) & ~self.shared
+        return together
 
     def states(self, variables: Array) -> Array:
         """`up` and `train` of every site, shape (sites, 2, slots)."""
@@ -86,8 +94,8 @@ def slot_means(trace: Trace, start: float, num_slots: int, slot_s: float) -> Arr
     return whole
 
 
-def build(shape: Shape) -> Program:
-    """The program of a problem."""
+def build(shape: Shape, shared: NDArray[np.bool_]) -> Program:
+    """The program of a problem that knows of shared rounds in the slots `shared`."""
     from scipy import sparse
 
     num_sites, num_slots = shape.known.shape
@@ -97,20 +105,23 @@ def build(shape: Shape) -> Program:
     rows = sparse.block_diag([site[2] for site in sites], format="csr")
     limit = np.concatenate([site[3] for site in sites])
     work = np.tile(np.repeat([0.0, -1.0, 0.0], num_slots), num_sites)
-    if shape.overhead_share > 0 and num_sites > 1:
-        share_rows, share_limit = _sharing(num_sites, num_slots)
-        rows = sparse.vstack([_widen(rows, num_sites * num_slots), share_rows], format="csr")
+    count = num_sites * int(shared.sum())
+    if count:
+        share_rows, share_limit = _sharing(num_sites, shared)
+        rows = sparse.vstack([_widen(rows, count), share_rows], format="csr")
         limit = np.concatenate([limit, share_limit])
         saved_w = (shape.train_w - shape.idle_w) * shape.overhead_share
-        cost = np.concatenate([cost, -(_kg_per_w(shape) * saved_w[:, None]).ravel()])
-        upper = np.concatenate([upper, np.isfinite(shape.known).ravel().astype(float)])
-        work = np.append(work, np.full(num_sites * num_slots, shape.overhead_share))
+        cost = np.append(cost, -(_kg_per_w(shape) * saved_w[:, None])[:, shared])
+        upper = np.append(upper, np.isfinite(shape.known)[:, shared].astype(float))
+        work = np.append(work, np.full(count, shape.overhead_share))
     extra, bound = [sparse.csr_array(work[None])], [np.array([-shape.slots_needed])]
     if shape.max_sites is not None:
-        extra.append(_widen(_places(shape), cost.size - 3 * num_sites * num_slots))
+        extra.append(_widen(_places(shape), count))
         bound.append(np.full(num_slots, float(shape.max_sites)))
     matrix = sparse.vstack([rows, *extra], format="csr")
-    return Program(cost, upper, matrix, np.concatenate([limit, *bound]), num_sites, num_slots)
+    return Program(
+        cost, upper, matrix, np.concatenate([limit, *bound]), num_sites, num_slots, shared
+    )
 
 
 def _kg_per_w(shape: Shape) -> Array:
@@ -149,30 +160,32 @@ def _site(shape: Shape, site: int) -> tuple[Array, Array, Any, Array]:
     return cost, upper, rows, limit
 
 
-def _sharing(num_sites: int, num_slots: int) -> tuple[Any, Array]:
+def _sharing(num_sites: int, shared: NDArray[np.bool_]) -> tuple[Any, Array]:
     """`share` is 1 exactly where a site and any other train: train * max(train of others)."""
     from scipy import sparse
 
-    one = sparse.eye_array(num_slots, format="csr")
-    none = sparse.csr_array((num_slots, num_slots))
+    count = int(shared.sum())
+    one = sparse.eye_array(count, format="csr")
+    pick = sparse.eye_array(shared.size, format="csr")[np.flatnonzero(shared)]
+    none = sparse.csr_array(pick.shape)
     rows, limits = [], []
 
-    def row(trains: dict[int, float], shares: dict[int, float], limit: float) -> None:
+    def row(trains: dict[int, float], site: int, share: float, limit: float) -> None:
         blocks = [
             block
-            for site in range(num_sites)
-            for block in (none, trains.get(site, 0.0) * one, none)
+            for other in range(num_sites)
+            for block in (none, trains.get(other, 0.0) * pick, none)
         ]
-        blocks += [shares.get(site, 0.0) * one for site in range(num_sites)]
+        blocks += [(share if other == site else 0.0) * one for other in range(num_sites)]
         rows.append(sparse.hstack(blocks, format="csr"))
-        limits.append(np.full(num_slots, limit))
+        limits.append(np.full(count, limit))
 
     for site in range(num_sites):
         others = [other for other in range(num_sites) if other != site]
         for other in others:
-            row({site: 1.0, other: 1.0}, {site: -1.0}, 1.0)
-        row(dict.fromkeys(others, -1.0), {site: 1.0}, 0.0)
-        row({site: -1.0}, {site: 1.0}, 0.0)
+            row({site: 1.0, other: 1.0}, site, -1.0, 1.0)
+        row(dict.fromkeys(others, -1.0), site, 1.0, 0.0)
+        row({site: -1.0}, site, 1.0, 0.0)
     return sparse.vstack(rows, format="csr"), np.concatenate(limits)
 
 
