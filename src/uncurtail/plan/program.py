@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uncurtail.core.ledger import J_PER_KWH
+from uncurtail.core.ledger import J_PER_KWH, integrate
 from uncurtail.core.signals import Trace
 
 Array = NDArray[np.float64]
@@ -76,21 +76,9 @@ class Program:
 
 def slot_means(trace: Trace, start: float, num_slots: int, slot_s: float) -> Array:
     """The mean intensity (gCO2/kWh) of each slot; NaN where any of it is unknown."""
-    edges = slot_s * np.arange(num_slots + 1)
-    inside = trace.times < trace.end
-    if not inside.any():
-        return np.full(num_slots, np.nan)
-    times, values = trace.times[inside] - start, trace.values[inside]
-    end = min(trace.end - start, max(float(edges[-1]), float(times[-1])) + slot_s)
-    knots = np.append(times, end)
-    known = np.isfinite(values)
-    lengths = np.diff(knots)
-    grams = np.append(0.0, np.cumsum(np.where(known, values, 0.0) * lengths))
-    seconds = np.append(0.0, np.cumsum(np.where(known, lengths, 0.0)))
-    # Outside the knots np.interp stands still: what lies there adds no known second.
-    known_s = np.diff(np.interp(edges, knots, seconds))
-    mean = np.diff(np.interp(edges, knots, grams)) / slot_s
-    whole: Array = np.where(known_s >= slot_s * (1.0 - 1e-6), mean, np.nan)
+    edges = start + slot_s * np.arange(num_slots + 1)
+    amounts, known_s = integrate(trace, edges[:-1], edges[1:])
+    whole: Array = np.where(known_s >= slot_s * (1.0 - 1e-6), amounts / slot_s, np.nan)
     return whole
 
 
