@@ -79,11 +79,13 @@ def solve(problem: Problem, time_limit_s: float = 60.0) -> Bound | None:
 
     Args:
         problem: The work and the sites.
-        time_limit_s: For all solving together; building the matrices comes on top.
+        time_limit_s: By the wall clock, for all solving together; loading the solver comes on top.
 
     Raises:
         ValueError: The problem makes no sense; the message names what.
     """
+    import scipy.optimize  # noqa: F401 - seconds on a cold disk, and no part of the time limit
+
     _check(problem)
     if problem.train_site_s <= 0:
         return Bound(0.0, 0.0, 0.0, dict.fromkeys(problem.sites, ()))
