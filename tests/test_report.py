@@ -51,14 +51,18 @@ def test_the_summary_has_the_keys_scripts_rely_on(run):
     assert json.loads(run.summary.read_text()) == summary
     assert list(summary) == [
         "policies", "oracle", "baselines", "tokens", "val_loss_first", "val_loss_last", "rounds",
-        "round_overhead_share", "wall_s",
+        "round_overhead_share", "wall_s", "footprint",
     ]  # fmt: skip
     assert list(summary["policies"]) == ["threshold"]
     assert set(policy(summary)) == {
         "makespan_h", "energy_kwh", "emissions_kg", "in_window_share", "provisions",
         "train_site_h", "completed", "gap_to_oracle",
     }  # fmt: skip
-    assert summary["oracle"] == {"emissions_kg": None, "makespan_h": None}
+    assert set(summary["oracle"]) == {"emissions_kg", "makespan_h"}
+    assert set(summary["footprint"]) == {
+        "basis", "pue", "currency", "total", "sites", "network", "embodied",
+        "sci_kg_per_million_tokens", "counterfactuals", "notes",
+    }  # fmt: skip
     assert list(summary["baselines"]) == ["solar", "duck", "windy"]
 
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from uncurtail.core import grids
 from uncurtail.core.events import unix
 from uncurtail.core.fleet import FleetSection, SiteSection
+from uncurtail.core.footprint import FootprintSection
 from uncurtail.core.policy import PolicySection, RunSection
 from uncurtail.core.rounds import RoundsSection
 from uncurtail.core.section import Section
@@ -150,6 +151,17 @@ class Config(Section):
     train: TrainSection
     outer: OuterSection = OuterSection()
     tracking: TrackingSection = TrackingSection()
+    footprint: FootprintSection = FootprintSection()
+
+    @model_validator(mode="after")
+    def _footprint_names_sites(self) -> Self:
+        for key in ("site_pue", "site_gpus"):
+            for name in getattr(self.footprint, key):
+                if name not in self.sites:
+                    near = difflib.get_close_matches(name, self.sites, n=1)
+                    hint = f"; did you mean {near[0]}?" if near else ""
+                    raise ValueError(f"footprint.{key}.{name} is no site{hint}")
+        return self
 
     @model_validator(mode="after")
     def _sites_have_a_signal(self) -> Self:

@@ -67,7 +67,7 @@ def report_run(path: Path, *, as_json: bool) -> str:
     write_figures(folder)
     if as_json:
         return json.dumps(summary)
-    return f"{write_report(folder)}\nNext: open it in a browser."
+    return f"{write_report(folder, summary)}\nNext: open it in a browser."
 
 
 def verify_run(path: Path, *, as_json: bool) -> tuple[bool, str]:
@@ -164,7 +164,7 @@ def _conclude(folder: RunFolder, path: Path, ended: RunEnded | None, console: Co
     with console.status("Writing the report"):
         summary = write_summary(folder)
         write_figures(folder)
-        write_report(folder)
+        write_report(folder, summary)
     console.print(summary_table(summary, folder))
     if ended is None or ended.reason == "user":
         console.print(

@@ -28,9 +28,14 @@ class TraceError(ValueError):
 
 
 def load_csv(
-    path: str | Path, regions: Sequence[str], *, allow_gaps: bool = False
+    path: str | Path,
+    regions: Sequence[str],
+    *,
+    allow_gaps: bool = False,
+    plausible: tuple[float, float] = PLAUSIBLE_G_PER_KWH,
+    unit: str = "gCO2/kWh",
 ) -> dict[str, Trace]:
-    """Each region's carbon intensity (gCO2/kWh), held stepwise from row to row.
+    """Each region's carbon intensity (gCO2/kWh, or `unit`), held stepwise from row to row.
 
     The last row holds for one median step. With `allow_gaps`, a gap of more than three median
     steps is unknown (NaN) from one median step after its last row; without it, it is an error.
@@ -40,6 +45,8 @@ def load_csv(
         path: The file, UTF-8, with a header line.
         regions: Names of columns; all are needed.
         allow_gaps: Whether the times may have gaps. A cell without a number is an error anyway.
+        plausible: The lowest and highest value that can be true.
+        unit: Of the values, for errors.
 
     Raises:
         TraceError: No such file or region; a time without zone, doubled or falling; a cell that is
@@ -56,7 +63,11 @@ def load_csv(
     filled = np.insert(times, after + 1, times[after] + step_s)
     end = float(times[-1]) + step_s
     return {
-        region: Trace(filled, np.insert(_values(file, rows, region, at), after + 1, np.nan), end)
+        region: Trace(
+            filled,
+            np.insert(_values(file, rows, (region, at), (plausible, unit)), after + 1, np.nan),
+            end,
+        )
         for region, at in columns.items()
     }
 
@@ -130,13 +141,18 @@ def _times(file: Path, rows: list[Row]) -> Array:
     return times
 
 
-def _values(file: Path, rows: list[Row], region: str, at: int) -> Array:
+def _values(
+    file: Path,
+    rows: list[Row],
+    column: tuple[str, int],
+    wanted: tuple[tuple[float, float], str],
+) -> Array:
     """The column's numbers, finite and plausible."""
+    (region, at), ((low, high), unit) = column, wanted
     try:
         values = np.array([float(cells[at]) for _, cells in rows])
     except ValueError:
         values = np.array([_number(cells[at]) for _, cells in rows])
-    low, high = PLAUSIBLE_G_PER_KWH
     bad = np.flatnonzero(~((values >= low) & (values <= high)))
     if not bad.size:
         return values
@@ -144,8 +160,9 @@ def _values(file: Path, rows: list[Row], region: str, at: int) -> Array:
     if math.isnan(values[bad[0]]):
         remedy = "delete the row and set energy.allow_gaps to count it as unknown"
         raise TraceError(f"{file}:{line}: {region} is {cells[at]!r}, no number: {remedy}")
-    problem = f"{region} is {cells[at].strip()}, outside {low:g}..{high:g} gCO2/kWh"
-    raise TraceError(f"{file}:{line}: {problem}: check the unit (1 lb/MWh is 0.4536 g/kWh)")
+    problem = f"{region} is {cells[at].strip()}, outside {low:g}..{high:g} {unit}"
+    hint = " (1 lb/MWh is 0.4536 g/kWh)" if unit == "gCO2/kWh" else ""
+    raise TraceError(f"{file}:{line}: {problem}: check the unit{hint}")
 
 
 def _number(cell: str) -> float:

@@ -10,10 +10,11 @@ from typing import Any
 
 from uncurtail.core.ledger import J_PER_KWH, Tally
 from uncurtail.report import charts
+from uncurtail.report.footprintrows import footprint_rows
 from uncurtail.report.rundata import DRAWING, RunData
 from uncurtail.report.style import count, duration, mass, number, percent
 from uncurtail.report.summary import summarise_data
-from uncurtail.report.words import headline, story
+from uncurtail.report.words import headline, more_or_less, story
 from uncurtail.runfolder import RunFolder, write_atomic
 
 MAX_EVENTS = 400
@@ -21,21 +22,25 @@ ALL = "all sites"
 NOTHING = '<p class="muted">Nothing to show yet.</p>'
 
 
-def write_report(folder: RunFolder) -> Path:
+def write_report(folder: RunFolder, summary: dict[str, Any] | None = None) -> Path:
     """Write report.html, whole or not at all; returns its path. An unfinished run is told so far.
+
+    Args:
+        folder: The run's.
+        summary: What `write_summary` just returned, where it did: an oracle is not found twice.
 
     Raises:
         FileNotFoundError: It is no run folder.
     """
-    write_atomic(folder.report, render(RunData(folder)))
+    write_atomic(folder.report, render(RunData(folder), summary))
     return folder.report
 
 
-def render(run: RunData) -> str:
+def render(run: RunData, summary: dict[str, Any] | None = None) -> str:
     """The page as HTML."""
     from plotly.offline import get_plotlyjs
 
-    summary = summarise_data(run)
+    summary = summarise_data(run) if summary is None else summary
     template = Template(files("uncurtail.report").joinpath("page.html").read_text("utf-8"))
     return template.substitute(
         plotly_js=get_plotlyjs(),
@@ -50,6 +55,7 @@ def render(run: RunData) -> str:
         power=_chart(charts.power(run), "power"),
         baselines=_baselines(run, summary),
         phases=_phases(run),
+        footprint=_footprint(summary),
         events=_events(run),
         assumptions="\n".join(f"<li>{escape(text)}</li>" for text in assumptions(run)),
     )
@@ -66,6 +72,15 @@ def assumptions(run: RunData) -> list[str]:
         "A baseline is one site alone, always on from the run's start, for as many training hours "
         "as all sites of the run together, at training power. Starting and idling cost it nothing.",
         "A baseline is unknown when the run's own readings do not cover those hours.",
+        "The best possible knew every reading beforehand: the least emissions for the same "
+        "training by the same end, with starts and idling, in whole slots of five minutes at "
+        "most. It is unknown when the run's own readings do not suffice for that work.",
+        "At the meter is machine energy times the site's PUE. Marginal intensity says what the "
+        "grid emitted because of this load, average intensity what share of all is this load's.",
+        "The making of GPUs is spread evenly over their life: once over the hours in which sites "
+        "were up, once over all hours of the run at all sites, since nobody else had them.",
+        "The network is an estimate: a model for each order and an update for each answer, times "
+        "the declared kWh per GB, at the mean intensity of the run.",
         f"In the window means drawn while the intensity was below {run.enter_below_g_per_kwh:g} "
         "gCO₂/kWh. Sites may finish a step above it.",
         "Energy drawn while nobody knew the intensity counts as energy, but no emissions are "
@@ -100,6 +115,10 @@ def _cards(summary: dict[str, Any]) -> Iterable[str]:
         if worst != best:
             label = f"of the worst site alone ({worst})"
             yield _card(percent(emitted / worst_kg), label, lead=True)
+    gap, best_kg = policy["gap_to_oracle"], summary["oracle"]["emissions_kg"]
+    if best_kg is not None:
+        over = "" if gap is None else f"; this run emitted {more_or_less(gap)}"
+        yield _card(mass(best_kg), f"best possible, by hindsight{over}")
     yield _card(number(policy["energy_kwh"], "kWh"), "energy, all phases")
     yield _card(percent(policy["in_window_share"]), "of it drawn in windows")
     losses = [summary["val_loss_first"], summary["val_loss_last"]]
@@ -133,6 +152,11 @@ def _baselines(run: RunData, summary: dict[str, Any]) -> str:
         watts = number(run.train_power_w(site) / 1000.0, "kW")
         rows.append((site, watts, mass(kg), percent(share)))
     return _table(head, rows)
+
+
+def _footprint(summary: dict[str, Any]) -> str:
+    told = footprint_rows(summary["footprint"])
+    return _table(("", ""), told, texts=2) if told else NOTHING
 
 
 def _phases(run: RunData) -> str:

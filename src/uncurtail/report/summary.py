@@ -8,6 +8,8 @@ from typing import Any
 
 from uncurtail.core.fleet import Phase
 from uncurtail.core.ledger import J_PER_KWH
+from uncurtail.report.footprint import footprint
+from uncurtail.report.limit import Limit, limit
 from uncurtail.report.rundata import RunData, overlap_s
 from uncurtail.runfolder import RunFolder, write_atomic
 
@@ -27,9 +29,13 @@ def summarise_data(run: RunData) -> dict[str, Any]:
     """The summary of a run that was read already."""
     losses = [event.val_loss for event in run.evaluations]
     wall_s = run.events[-1].wall_s - run.events[0].wall_s if run.events else None
+    best = limit(run)
     return {
-        "policies": {run.policy: _policy(run)},
-        "oracle": {"emissions_kg": None, "makespan_h": None},
+        "policies": {run.policy: _policy(run, best)},
+        "oracle": {
+            "emissions_kg": None if best is None else best.emissions_kg,
+            "makespan_h": None if best is None else best.makespan_h,
+        },
         "baselines": run.baselines_kg,
         "tokens": run.commits[-1].tokens if run.commits else None,
         "val_loss_first": losses[0] if losses else None,
@@ -37,6 +43,7 @@ def summarise_data(run: RunData) -> dict[str, Any]:
         "rounds": sum(commit.version > 0 for commit in run.commits),
         "round_overhead_share": round_overhead_share(run),
         "wall_s": wall_s,
+        "footprint": footprint(run),
     }
 
 
@@ -47,7 +54,7 @@ def write_summary(folder: RunFolder) -> dict[str, Any]:
     return summary
 
 
-def _policy(run: RunData) -> dict[str, Any]:
+def _policy(run: RunData, best: Limit | None) -> dict[str, Any]:
     total = run.ledger.total()
     makespan_h = None
     if run.start is not None and run.committed is not None:
@@ -61,7 +68,7 @@ def _policy(run: RunData) -> dict[str, Any]:
         "provisions": sum(run.provisions(site) for site in run.sites),
         "train_site_h": run.train_s / HOUR_S if metered else None,
         "completed": run.ended is not None,
-        "gap_to_oracle": None,
+        "gap_to_oracle": None if best is None else best.gap,
     }
 
 

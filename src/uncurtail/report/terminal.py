@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 from uncurtail.core.fleet import Phase
 from uncurtail.core.ledger import J_PER_KWH
+from uncurtail.report.footprintrows import footprint_line
 from uncurtail.report.rundata import RunData
 from uncurtail.report.style import count, duration, mass, number, percent
-from uncurtail.report.words import headline
+from uncurtail.report.words import headline, possible
 from uncurtail.runfolder import RunFolder
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ def _numbers(summary: dict[str, Any]) -> "RenderableType":
     table.add_column()
     share = percent(policy["in_window_share"])
     table.add_row("energy", f"{number(policy['energy_kwh'], 'kWh')}, in windows: {share}")
+    table.add_row("best possible", possible(policy["gap_to_oracle"], summary["oracle"]))
+    table.add_row("footprint", footprint_line(summary["footprint"]))
     first, last = (_loss(summary[key]) for key in ("val_loss_first", "val_loss_last"))
     table.add_row("validation loss", f"{first} → {last}")
     tokens = count(summary["tokens"])

@@ -24,6 +24,17 @@ def headline(emitted_kg: float | None, baselines_kg: Mapping[str, float | None])
     return f"{text}: {', '.join(shares)}" if shares else text
 
 
+def possible(gap: float | None, oracle: Mapping[str, float | None]) -> str:
+    """What an oracle could have done: "0.2 kg; this run emitted 34 % more"."""
+    kg = oracle["emissions_kg"]
+    return mass(kg) if gap is None else f"{mass(kg)}; this run emitted {more_or_less(gap)}"
+
+
+def more_or_less(gap: float) -> str:
+    """A relative difference in words."""
+    return f"{percent(abs(gap))} {'more' if gap >= 0 else 'less'}"
+
+
 def tell(event: ev.Event) -> str | None:
     """The event in words, or None for one that only a debugger wants."""
     match event:

@@ -1,0 +1,1 @@
+"""What curtailed power would do for a run, before it is spent: virtual time, and the limit."""
