@@ -106,7 +106,7 @@ def test_without_a_reading_nothing_goes_stale():
 
 @pytest.mark.parametrize("reading", [None, Reading("a", NOW, 900.0), Reading("a", 0.0, math.nan)])
 def test_the_baseline_that_never_waits_is_open_whatever_is_read(reading):
-    assert window(PolicySection(kind="always"), reading, was_open=False, now=NOW)
+    assert window(Always(), reading, was_open=False, now=NOW)
 
 
 @pytest.mark.parametrize(

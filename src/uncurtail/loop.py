@@ -5,7 +5,7 @@ earlier is harmless. The same loop runs in the real world and in virtual time.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from uncurtail.config import Config
 from uncurtail.core import fleet, policy
@@ -23,14 +23,24 @@ from uncurtail.core.events import (
     WindowOpened,
 )
 from uncurtail.core.fleet import Phase, Provision, Release, Seen, SiteState
+from uncurtail.core.forecasts import Experience
 from uncurtail.core.ledger import Ledger
 from uncurtail.core.orders import Desired, Heart, StepReport
-from uncurtail.core.policy import Verdict
+from uncurtail.core.policy import Costs, Decision, Verdict, View
 from uncurtail.core.rounds import member
 from uncurtail.core.signals import Reading, usable
 from uncurtail.metering import Meter
 from uncurtail.orderdesk import Moment, Terms
-from uncurtail.ports import Commits, Feed, Merger, Post, Provisioner, Record, State
+from uncurtail.ports import (
+    Commits,
+    Feed,
+    Forecaster,
+    Merger,
+    Post,
+    Provisioner,
+    Record,
+    State,
+)
 from uncurtail.roundkeeper import RoundKeeper
 
 # A steady trouble is written once, and again after this long.
@@ -48,6 +58,16 @@ class Ports:
     merger: Merger
     commits: Commits
     record: Record
+    forecaster: Forecaster | None = None
+
+
+@dataclass(slots=True)
+class _Window:
+    """A site's window: open or not, since when (simulated), and how long those before lasted."""
+
+    open: bool
+    since: float
+    experience: Experience
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +83,8 @@ class Past:
     states: Mapping[str, SiteState]
     windows: Mapping[str, bool]
     ledger: Ledger
+    window_since: Mapping[str, float] = field(default_factory=dict)
+    experience: Mapping[str, Experience] = field(default_factory=dict)
 
 
 class Loop:
@@ -76,7 +98,16 @@ class Loop:
         self._epoch = past.epoch
         self._began = past.began
         self._states = {name: past.states.get(name, SiteState()) for name in config.sites}
-        self._windows = {name: past.windows.get(name, False) for name in config.sites}
+        self._windows = {
+            name: _Window(
+                past.windows.get(name, False),
+                past.window_since.get(name, past.began),
+                past.experience.get(name, Experience()),
+            )
+            for name in config.sites
+        }
+        self._costs: dict[str, Costs] = {name: site.costs() for name, site in config.sites.items()}
+        self._decisions: dict[str, Decision] = {}
         self._hearts: Mapping[str, Heart] = {}
         self._alive: Mapping[str, frozenset[int]] = {}
         self._troubles: dict[str, float] = {}
@@ -129,6 +160,7 @@ class Loop:
         if self._stopping in ("budget", "duration"):
             self.rounds.evaluate_last(self._reachable(), now)
         self._alive = self._ports.provisioner.alive()
+        self._decide(now)
         self._reconcile(now)
         able = self._able()
         self.rounds.advance(able, now, stopping=self._stopping is not None)
@@ -148,14 +180,18 @@ class Loop:
             self._watch_window(site, self.meter.readings.get(site), now.t, now.wall_s)
 
     def _watch_window(self, site: str, reading: Reading | None, t: float, wall_s: float) -> None:
-        was_open = self._windows[site]
-        is_open = policy.window(self._config.policy, reading, was_open=was_open, now=t)
-        self._windows[site] = is_open
-        value = usable(reading, t, self._config.policy.stale_after_s)
-        if is_open and not was_open and value is not None:
-            self._emit(WindowOpened(t=t, wall_s=wall_s, site=site, intensity_g_per_kwh=value))
-        elif was_open and not is_open:
+        seen, settings = self._windows[site], self._config.policy
+        is_open = policy.window(settings, reading, was_open=seen.open, now=t)
+        if is_open == seen.open:
+            return
+        value = usable(reading, t, settings.stale_after_s)
+        if not is_open and value is not None:
+            seen.experience.add(t - seen.since)
+        seen.open, seen.since = is_open, t
+        if not is_open:
             self._emit(WindowClosed(t=t, wall_s=wall_s, site=site, intensity_g_per_kwh=value))
+        elif value is not None:
+            self._emit(WindowOpened(t=t, wall_s=wall_s, site=site, intensity_g_per_kwh=value))
 
     def _wind_down(self, now: Moment) -> None:
         if self._stopping is not None:
@@ -170,25 +206,36 @@ class Loop:
         if self._stopping is not None:
             self._emit(StopRequested(t=now.t, wall_s=now.wall_s, reason=self._stopping))
 
-    def _verdict(self, site: str, now: Moment) -> Verdict:
+    def _decide(self, now: Moment) -> None:
+        """What each site should do, by all that is known."""
         if self._stopping is not None:
-            return Verdict.REST
-        return policy.decide(
-            self._config.policy,
-            window_open=self._windows[site],
-            up_since=self._states[site].up_since,
-            now=now.t,
-        )
+            self._decisions = dict.fromkeys(self._windows, policy.REST)
+            return
+        settings = self._config.policy
+        for site, seen in self._windows.items():
+            reading = self.meter.readings.get(site)
+            forecaster = self._ports.forecaster
+            view = View(
+                now=now.t,
+                value=usable(reading, now.t, settings.stale_after_s),
+                window_open=seen.open,
+                since=seen.since,
+                up_since=self._states[site].up_since,
+                forecast=None if forecaster is None else forecaster.forecast(site, now.t),
+                experience=seen.experience,
+            )
+            self._decisions[site] = policy.decide(settings, self._costs[site], view)
 
     def _reconcile(self, now: Moment) -> None:
         self._acted = False
+        online = self._ports.post.online()
         for site, section in self._config.sites.items():
             before = self._states[site]
             step = fleet.reconcile(
                 fleet.Site(site, section.provision_s, self._config.fleet),
                 before,
-                self._verdict(site, now),
-                self._see(site),
+                self._decisions[site].verdict,
+                self._see(site, online),
                 (now.t, now.wall_s),
             )
             self._states[site] = step.state
@@ -235,13 +282,14 @@ class Loop:
         if said:
             self._emit(*said)
 
-    def _see(self, site: str) -> Seen:
+    def _see(self, site: str, online: frozenset[str]) -> Seen:
         session = self._states[site].session
-        online = member(site, session) in self._ports.post.online()
         heart = self._hearts.get(site)
         return Seen(
             sessions=self._alive.get(site, frozenset()),
-            ready=online and heart is not None and heart.session == session,
+            ready=heart is not None
+            and heart.session == session
+            and member(site, session) in online,
             stepping=self._stepping(site),
             busy=self.rounds.busy(site, session),
         )
@@ -250,13 +298,16 @@ class Loop:
         heart = self._hearts.get(site)
         return heart is not None and heart.stepping and heart.session == self._states[site].session
 
+    def _trains(self, site: str) -> bool:
+        return self._decisions[site].verdict is Verdict.TRAIN
+
     def _able(self) -> dict[str, int]:
         """The sites that may train now, with their sessions."""
         leaving = (Phase.DRAINING, Phase.RELEASING)
         return {
             site: session
             for site, session in self._reachable().items()
-            if self._windows[site] and self._states[site].phase not in leaving
+            if self._trains(site) and self._states[site].phase not in leaving
         }
 
     def _reachable(self) -> dict[str, int]:
@@ -283,8 +334,7 @@ class Loop:
             site: Desired(
                 epoch=self._epoch,
                 session=state.session,
-                train=self._windows[site]
-                and self._stopping is None
+                train=self._trains(site)
                 and state.phase not in (Phase.DRAINING, Phase.RELEASING),
             )
             for site, state in self._states.items()
@@ -334,6 +384,8 @@ class Loop:
 
     def _next_wake(self, t: float) -> float:
         wakes = [self._ports.feed.next_change(t)]
+        if self._ports.forecaster is not None:
+            wakes.append(self._ports.forecaster.renewed(t))
         if self._acted:  # look whether it helped
             wakes.append(t + 1.0)
         for site, state in self._states.items():
@@ -341,8 +393,7 @@ class Loop:
             wakes.append(stale + 0.001)
             if state.phase is Phase.PROVISIONING:
                 wakes.append(state.since + self._config.sites[site].provision_s)
-            if state.up_since is not None:
-                wakes.append(state.up_since + self._config.policy.min_up_s)
+            wakes.append(self._decisions[site].revisit)
         if self.rounds.current is not None:
             wakes.append(self.rounds.current.deadline)
         if self._config.run.duration_s is not None:

@@ -25,6 +25,7 @@ from uncurtail.core.events import (
     WindowOpened,
     unix,
 )
+from uncurtail.core.forecasts import Experience
 from uncurtail.core.leases import FreeSteps
 from uncurtail.core.ledger import Ledger
 from uncurtail.core.signals import Reading, Trace
@@ -192,6 +193,8 @@ def past(config: Config, folder: RunFolder, head: Commit, start: float) -> Past:
         evaluated=frozenset(e.version for e in events if isinstance(e, Evaluated)),
         states=fleet.replay(config.sites, events),
         windows=_windows(config.sites, events),
+        window_since={e.site: e.t for e in events if isinstance(e, WindowOpened | WindowClosed)},
+        experience=_experience(config.sites, events),
         ledger=Ledger.from_segments((row.segment for row in power), clean_below),
     )
 
@@ -229,6 +232,20 @@ def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
     else:
         loop.meter.begin()
     return loop
+
+
+def _experience(sites: Iterable[str], events: Iterable[Event]) -> dict[str, Experience]:
+    """How long each site's windows lasted; one that ended in unknown power says nothing."""
+    found = {site: Experience() for site in sites}
+    opened: dict[str, float] = {}
+    for event in events:
+        if isinstance(event, WindowOpened):
+            opened[event.site] = event.t
+        elif isinstance(event, WindowClosed) and event.site in found:
+            since = opened.pop(event.site, None)
+            if since is not None and event.intensity_g_per_kwh is not None:
+                found[event.site].add(event.t - since)
+    return found
 
 
 def _windows(sites: Iterable[str], events: Iterable[Event]) -> dict[str, bool]:

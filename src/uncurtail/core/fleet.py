@@ -11,7 +11,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from uncurtail.core.events import Event, SitePhase, SiteProvisioned, SiteReleased
-from uncurtail.core.policy import Verdict
+from uncurtail.core.policy import Costs, Verdict
 from uncurtail.core.section import Section
 
 
@@ -55,6 +55,11 @@ class SiteSection(Section):
                 return self.idle_power_w
             case Phase.TRAINING | Phase.DRAINING:
                 return self.train_power_w
+
+    def costs(self) -> Costs:
+        """What policies weigh."""
+        power_w = self.power_w(Phase.PROVISIONING)
+        return Costs(self.train_power_w, self.idle_power_w, power_w, self.provision_s)
 
 
 class FleetSection(Section):
@@ -201,7 +206,8 @@ def _released(
     if state.session in seen.sessions:  # released by belief, still there: say it again
         return Step(state, (Release(site.name, state.session),))
     # A stray goes first: it may hold the GPU that a new session needs.
-    if seen.sessions or verdict is not Verdict.TRAIN or now[1] < state.retry_wall:
+    wanted = verdict in (Verdict.TRAIN, Verdict.READY)
+    if seen.sessions or not wanted or now[1] < state.retry_wall:
         return Step(state)
     started = _enter(
         replace(state, session=state.session + 1, up_since=now[0]), Phase.PROVISIONING, now

@@ -9,6 +9,7 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from uncurtail.core.signals import Trace
 
 Array = NDArray[np.float64]
+ForecastKind = Literal["none", "persistence", "climatology", "perfect", "noisy"]
 
 HOUR_S = 3600.0
 SLOT_S = 300.0

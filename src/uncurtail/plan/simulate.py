@@ -7,17 +7,16 @@ work is done. What is not: rounds themselves, messages, crashes, the last step o
 
 import heapq
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from uncurtail.core.fleet import Phase
-from uncurtail.core.forecasts import Experience, Forecast
+from uncurtail.core.forecasts import Experience
+from uncurtail.core.issues import Issues
 from uncurtail.core.policy import (
-    Budget,
     Costs,
-    Deadline,
     Decision,
     Lookahead,
     PolicySection,
@@ -32,13 +31,12 @@ from uncurtail.plan.integrate import Energy, Integral, Spans, intersect, rows_be
 INF = math.inf
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Scenario:
     """What is asked: `train_site_s` seconds of one site's training, from `start`, by `until`.
 
     `round_overhead_share` is the share of the time that a site spends idle while two or more train
     together; training alone costs nothing. `max_sites` may be provisioned at once.
-    `forecasts(site, now)` is the newest forecast by then, and `renewed(now)` when the next comes.
     """
 
     policy: PolicySection
@@ -49,8 +47,7 @@ class Scenario:
     train_site_s: float = INF
     round_overhead_share: float = 0.0
     max_sites: int | None = None
-    forecasts: Callable[[str, float], Forecast | None] | None = None
-    renewed: Callable[[float], float] = lambda _now: INF
+    issues: Issues | None = None
     prices: Mapping[str, Trace] | None = None
 
 
@@ -211,15 +208,15 @@ class _Simulation:
         due = min(site.next_change(), decision.revisit if decision.revisit > now else INF)
         if site.phase is Phase.PROVISIONING:
             due = min(due, site.ready_at)
-        if self.scenario.forecasts is not None and site.open and site.phase is Phase.RELEASED:
-            due = min(due, self.scenario.renewed(now))
+        if self.scenario.issues is not None and site.open and site.phase is Phase.RELEASED:
+            due = min(due, self.scenario.issues.renewed(now))
         return due
 
     def _view(self, site: _Site, now: float) -> View:
         scenario = self.scenario
         forecast = None
-        if scenario.forecasts is not None and (site.open or site.up_since is not None):
-            forecast = scenario.forecasts(site.name, now)
+        if scenario.issues is not None:
+            forecast = scenario.issues.forecast(site.name, now)
         # Which value it is matters to no decision but for whether it is known.
         value = 0.0 if site.known else None
         return View(
