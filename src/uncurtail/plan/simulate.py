@@ -13,13 +13,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from uncurtail.core.fleet import Phase
-from uncurtail.core.forecasts import Experience
+from uncurtail.core.forecasts import Experience, perfect
 from uncurtail.core.issues import Issues
+from uncurtail.core.planner import Stand, Work, make_plan
 from uncurtail.core.policy import (
     Costs,
+    Deadline,
     Decision,
     Lookahead,
     PolicySection,
+    Span,
     Verdict,
     View,
     decide,
@@ -29,6 +32,8 @@ from uncurtail.plan.changes import find_changes
 from uncurtail.plan.integrate import Energy, Integral, Spans, intersect, rows_between, together
 
 INF = math.inf
+# In place of a site: the plan of all of them is due.
+REPLAN = -1
 
 
 @dataclass(slots=True)
@@ -110,9 +115,9 @@ class _Site:
         self.experience = Experience() if isinstance(scenario.policy, Lookahead) else None
         self.outcome = SiteOutcome()
 
-    def observe(self, now: float) -> None:
-        """Take in what changed up to `now`."""
-        times = self.changes.times
+    def observe(self, now: float) -> bool:
+        """Take in what changed up to `now`; whether anything did."""
+        times, before = self.changes.times, self.at
         while self.at < len(times) and times[self.at] <= now:
             t, known, is_open = times[self.at], self.changes.known[self.at], self.changes.open[self.at]
             if is_open != self.open:
@@ -121,6 +126,7 @@ class _Site:
                 self.since = t
             self.known, self.open = known, is_open
             self.at += 1
+        return self.at > before
 
     def next_change(self) -> float:
         times = self.changes.times
@@ -154,12 +160,21 @@ class _Simulation:
         self.done_s = 0.0
         self.last_trained = scenario.start
         self.completed = False
+        self.spans: Mapping[str, tuple[Span, ...]] = {}
+        self.notes: dict[str, None] = {}
+        self.replanned = 0
+        if isinstance(scenario.policy, Deadline):
+            self.heap.insert(0, (scenario.start, REPLAN, 0))
 
     def run(self) -> Outcome:
         """Event after event, then the integrals."""
         scenario, heap = self.scenario, self.heap
         while heap:
             t, index, version = heapq.heappop(heap)
+            if index == REPLAN:
+                if version == self.replanned and self._advance(min(t, scenario.until)):
+                    self._replan(t)
+                continue
             site = self.sites[index]
             if version != site.version:
                 continue
@@ -194,7 +209,8 @@ class _Simulation:
         return True
 
     def _handle(self, index: int, site: _Site, now: float) -> None:
-        site.observe(now)
+        if site.observe(now) and isinstance(self.scenario.policy, Deadline):
+            self._replan(now)
         if site.phase is Phase.PROVISIONING and now >= site.ready_at:
             site.enter(Phase.IDLE, now)
         decision = decide(self.scenario.policy, site.costs, self._view(site, now))
@@ -203,6 +219,37 @@ class _Simulation:
             self.waiting.append(index)
         site.version += 1
         heapq.heappush(self.heap, (self._next(site, decision, now), index, site.version))
+
+    def _replan(self, now: float) -> None:
+        """Make the plan anew, and ask every site again."""
+        scenario = self.scenario
+        assert isinstance(scenario.policy, Deadline)
+        work = Work(
+            now,
+            min(scenario.start + scenario.policy.deadline_s, scenario.until),
+            scenario.train_site_s - self.done_s,
+            scenario.round_overhead_share,
+            scenario.max_sites,
+        )
+        plan = make_plan(scenario.policy, work, {s.name: self._stand(s, now) for s in self.sites})
+        self.spans = plan.spans
+        if plan.no_choice is not None:
+            self.notes.setdefault(plan.no_choice.partition(":")[0])
+        self.replanned += 1
+        if plan.revisit < scenario.until:
+            heapq.heappush(self.heap, (max(plan.revisit, now + 1.0), REPLAN, self.replanned))
+        for index, site in enumerate(self.sites):
+            site.version += 1
+            heapq.heappush(self.heap, (now, index, site.version))
+
+    def _stand(self, site: _Site, now: float) -> Stand:
+        scenario = self.scenario
+        value = scenario.traces[site.name].at(now) if site.known else None
+        ready_at = None if site.up_since is None else site.ready_at
+        issues, prices = scenario.issues, scenario.prices
+        forecast = None if issues is None else issues.forecast(site.name, now)
+        price = None if prices is None else perfect(prices[site.name], site.name, now, INF)
+        return Stand(site.costs, value, site.open, ready_at, forecast, price)
 
     def _next(self, site: _Site, decision: Decision, now: float) -> float:
         due = min(site.next_change(), decision.revisit if decision.revisit > now else INF)
@@ -215,12 +262,19 @@ class _Simulation:
     def _view(self, site: _Site, now: float) -> View:
         scenario = self.scenario
         forecast = None
-        if scenario.issues is not None:
+        if scenario.issues is not None and not isinstance(scenario.policy, Deadline):
             forecast = scenario.issues.forecast(site.name, now)
         # Which value it is matters to no decision but for whether it is known.
         value = 0.0 if site.known else None
         return View(
-            now, value, site.open, site.since, site.up_since, forecast, site.experience
+            now,
+            value,
+            site.open,
+            site.since,
+            site.up_since,
+            forecast,
+            site.experience,
+            self.spans.get(site.name),
         )
 
     def _apply(self, site: _Site, verdict: Verdict, now: float) -> bool:
@@ -268,7 +322,8 @@ class _Simulation:
             _account(scenario, site, spans, intersect(spans, shared))
         end = self.now if self.completed else self.last_trained
         sites = {site.name: site.outcome for site in self.sites}
-        return Outcome(scenario.start, end, self.completed, self.done_s, sites)
+        notes = list(self.notes)
+        return Outcome(scenario.start, end, self.completed, self.done_s, sites, notes)
 
 
 def _spans(outcome: SiteOutcome, phase: Phase) -> Spans:
