@@ -71,7 +71,9 @@ def plan(
     experiment: Annotated[Path, typer.Argument(help="The experiment, a TOML file.")],
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override one key: --set plan.max_sites=2."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Override one key: --set plan.max_sites=2."
+        ),
     ] = None,
     policies: Annotated[
         str | None, typer.Option(metavar="A,B", help="Only these rows, in this order.")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from uncurtail.config import Config
-from uncurtail.core import fleet, policy
+from uncurtail.core import fleet, planner, policy
 from uncurtail.core.commit import Commit
 from uncurtail.core.events import (
     CoordinatorStarted,
@@ -19,16 +19,15 @@ from uncurtail.core.events import (
     SiteReleased,
     StopRequested,
     Trouble,
-    WindowClosed,
-    WindowOpened,
 )
 from uncurtail.core.fleet import Phase, Provision, Release, Seen, SiteState
 from uncurtail.core.forecasts import Experience
 from uncurtail.core.ledger import Ledger
 from uncurtail.core.orders import Desired, Heart, StepReport
-from uncurtail.core.policy import Costs, Decision, Verdict, View
+from uncurtail.core.policy import Budget, Deadline, Verdict
 from uncurtail.core.rounds import member
-from uncurtail.core.signals import Reading, usable
+from uncurtail.core.signals import Reading
+from uncurtail.deciding import Decider, WindowState
 from uncurtail.metering import Meter
 from uncurtail.orderdesk import Moment, Terms
 from uncurtail.ports import (
@@ -61,15 +60,6 @@ class Ports:
     forecaster: Forecaster | None = None
 
 
-@dataclass(slots=True)
-class _Window:
-    """A site's window: open or not, since when (simulated), and how long those before lasted."""
-
-    open: bool
-    since: float
-    experience: Experience
-
-
 @dataclass(frozen=True, slots=True)
 class Past:
     """What an earlier coordinator left, read from the run folder; a fresh run has almost none."""
@@ -98,16 +88,15 @@ class Loop:
         self._epoch = past.epoch
         self._began = past.began
         self._states = {name: past.states.get(name, SiteState()) for name in config.sites}
-        self._windows = {
-            name: _Window(
+        windows = {
+            name: WindowState(
                 past.windows.get(name, False),
                 past.window_since.get(name, past.began),
                 past.experience.get(name, Experience()),
             )
             for name in config.sites
         }
-        self._costs: dict[str, Costs] = {name: site.costs() for name, site in config.sites.items()}
-        self._decisions: dict[str, Decision] = {}
+        self._decider = Decider(config, windows, ports.forecaster, past.began)
         self._hearts: Mapping[str, Heart] = {}
         self._alive: Mapping[str, frozenset[int]] = {}
         self._troubles: dict[str, float] = {}
@@ -157,7 +146,7 @@ class Loop:
         self._wind_down(now)
         self.rounds.collect(self._ports.post.receive(), now)
         self._close_round(now)
-        if self._stopping in ("budget", "duration"):
+        if self._stopping not in (None, "user"):
             self.rounds.evaluate_last(self._reachable(), now)
         self._alive = self._ports.provisioner.alive()
         self._decide(now)
@@ -176,22 +165,13 @@ class Loop:
         """Every reading gets its say at its own time, and silence has the last word."""
         for reading in taken:
             self._watch_window(reading.site, reading, max(reading.t, self._began), now.wall_s)
-        for site in self._windows:
+        for site in self._states:
             self._watch_window(site, self.meter.readings.get(site), now.t, now.wall_s)
 
     def _watch_window(self, site: str, reading: Reading | None, t: float, wall_s: float) -> None:
-        seen, settings = self._windows[site], self._config.policy
-        is_open = policy.window(settings, reading, was_open=seen.open, now=t)
-        if is_open == seen.open:
-            return
-        value = usable(reading, t, settings.stale_after_s)
-        if not is_open and value is not None:
-            seen.experience.add(t - seen.since)
-        seen.open, seen.since = is_open, t
-        if not is_open:
-            self._emit(WindowClosed(t=t, wall_s=wall_s, site=site, intensity_g_per_kwh=value))
-        elif value is not None:
-            self._emit(WindowOpened(t=t, wall_s=wall_s, site=site, intensity_g_per_kwh=value))
+        event = self._decider.watch(site, reading, t, wall_s)
+        if event is not None:
+            self._emit(event)
 
     def _wind_down(self, now: Moment) -> None:
         if self._stopping is not None:
@@ -203,28 +183,26 @@ class Loop:
             elapsed_s=now.t - self._began,
             asked=self.asked_to_stop,
         )
+        if self._stopping is None and isinstance(self._config.policy, Budget):
+            self._stopping = self.meter.spent(now.t).over(self._config.policy)
         if self._stopping is not None:
             self._emit(StopRequested(t=now.t, wall_s=now.wall_s, reason=self._stopping))
 
     def _decide(self, now: Moment) -> None:
         """What each site should do, by all that is known."""
         if self._stopping is not None:
-            self._decisions = dict.fromkeys(self._windows, policy.REST)
+            self._decider.rest()
             return
-        settings = self._config.policy
-        for site, seen in self._windows.items():
-            reading = self.meter.readings.get(site)
-            forecaster = self._ports.forecaster
-            view = View(
-                now=now.t,
-                value=usable(reading, now.t, settings.stale_after_s),
-                window_open=seen.open,
-                since=seen.since,
-                up_since=self._states[site].up_since,
-                forecast=None if forecaster is None else forecaster.forecast(site, now.t),
-                experience=seen.experience,
-            )
-            self._decisions[site] = policy.decide(settings, self._costs[site], view)
+        left_site_s = self._left_site_s() if isinstance(self._config.policy, Deadline) else None
+        self._decider.decide(now.t, self.meter.readings, self._states, left_site_s)
+
+    def _left_site_s(self) -> float | None:
+        """Training seconds of one site that are left, by the throughput so far."""
+        settings, head = self._config.policy, self.rounds.head
+        assert isinstance(settings, Deadline)
+        trained = Ledger.from_json(head.ledger, 1.0).total(phase=Phase.TRAINING)
+        budget = self._config.train.budget_tokens
+        return planner.left_site_s(settings, budget, head.tokens, trained.duration_s)
 
     def _reconcile(self, now: Moment) -> None:
         self._acted = False
@@ -234,7 +212,7 @@ class Loop:
             step = fleet.reconcile(
                 fleet.Site(site, section.provision_s, self._config.fleet),
                 before,
-                self._decisions[site].verdict,
+                self._decider.verdict(site),
                 self._see(site, online),
                 (now.t, now.wall_s),
             )
@@ -299,7 +277,7 @@ class Loop:
         return heart is not None and heart.stepping and heart.session == self._states[site].session
 
     def _trains(self, site: str) -> bool:
-        return self._decisions[site].verdict is Verdict.TRAIN
+        return self._decider.verdict(site) is Verdict.TRAIN
 
     def _able(self) -> dict[str, int]:
         """The sites that may train now, with their sessions."""
@@ -334,8 +312,7 @@ class Loop:
             site: Desired(
                 epoch=self._epoch,
                 session=state.session,
-                train=self._trains(site)
-                and state.phase not in (Phase.DRAINING, Phase.RELEASING),
+                train=self._trains(site) and state.phase not in (Phase.DRAINING, Phase.RELEASING),
             )
             for site, state in self._states.items()
         }
@@ -354,6 +331,7 @@ class Loop:
         for source, message in (
             ("flower", self._ports.post.trouble),
             ("redis", self._ports.state.trouble),
+            ("deadline", self._decider.trouble),
         ):
             if message is None:
                 self._troubles.pop(source, None)
@@ -383,9 +361,7 @@ class Loop:
         self.finished = True
 
     def _next_wake(self, t: float) -> float:
-        wakes = [self._ports.feed.next_change(t)]
-        if self._ports.forecaster is not None:
-            wakes.append(self._ports.forecaster.renewed(t))
+        wakes = [self._ports.feed.next_change(t), self._decider.next_wake(t)]
         if self._acted:  # look whether it helped
             wakes.append(t + 1.0)
         for site, state in self._states.items():
@@ -393,9 +369,10 @@ class Loop:
             wakes.append(stale + 0.001)
             if state.phase is Phase.PROVISIONING:
                 wakes.append(state.since + self._config.sites[site].provision_s)
-            wakes.append(self._decisions[site].revisit)
         if self.rounds.current is not None:
             wakes.append(self.rounds.current.deadline)
+        if isinstance(self._config.policy, Budget):
+            wakes.append(self.meter.spent(t).over_at(self._config.policy))
         if self._config.run.duration_s is not None:
             wakes.append(self._began + self._config.run.duration_s)
         return min((wake for wake in wakes if wake > t), default=float("inf"))

@@ -117,7 +117,10 @@ def _table(one: _Played) -> "Table":
     if result.best is not None:
         best = result.best
         table.add_row(
-            "the best possible", number(best.makespan_h, "h"), mass(best.emissions_kg), style="green"
+            "the best possible",
+            number(best.makespan_h, "h"),
+            mass(best.emissions_kg),
+            style="green",
         )
     for site, kg in result.baselines_kg.items():
         table.add_row(f"{site} alone, always on", number(result.work_h, "h"), mass(kg), style="dim")

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,8 @@ from uncurtail.core.events import (
     WindowOpened,
     unix,
 )
-from uncurtail.core.forecasts import Experience
+from uncurtail.core.forecasts import Experience, Noise
+from uncurtail.core.issues import Issues, Issuing
 from uncurtail.core.leases import FreeSteps
 from uncurtail.core.ledger import Ledger
 from uncurtail.core.signals import Reading, Trace
@@ -122,6 +123,16 @@ def traces(config: Config, start: float) -> dict[str, Trace]:
     }
 
 
+def forecaster(config: Config, known: Mapping[str, Trace], start: float) -> Issues | None:
+    """What forecasts come from; None when there are none."""
+    energy = config.energy
+    if energy.forecast == "none":
+        return None
+    noise = Noise(seed=energy.seed, clean_below=config.policy.enter_below_g_per_kwh)
+    issuing = Issuing(energy.forecast, energy.forecast_horizon_s, energy.forecast_every_s, noise)
+    return Issues(issuing, known.__getitem__, start)
+
+
 def start_time(config: Config, wall_s: float) -> float:
     """Simulated start of a run."""
     return wall_s if config.clock.start == "now" else unix(config.clock.start)
@@ -216,19 +227,21 @@ def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
     batch, length = config.train.batch_sequences, config.model.sequence_length
     head = first_commit(config, folder, blobs, start, corpus.steps_per_epoch(length, batch))
     before = past(config, folder, head, start)
+    known = traces(config, before.began)
     ports = Ports(
-        feed=VessimFeed(traces(config, before.began), before.metered_until),
+        feed=VessimFeed(known, before.metered_until),
         provisioner=ProcessProvisioner(folder.path, config.sites),
         post=post,
         state=CoordinatorState(endpoints.redis_url, folder.run_id, list(config.sites)),
         merger=UpdateMerger(blobs, config.outer),
         commits=blobs,
         record=Journal(folder),
+        forecaster=forecaster(config, known, before.began),
     )
     loop = Loop(config, folder.run_id, ports, before, batch * length)
-    known = last_readings(folder)
-    if known:
-        loop.meter.resume(known, max(reading.t for reading in known.values()))
+    heard = last_readings(folder)
+    if heard:
+        loop.meter.resume(heard, max(reading.t for reading in heard.values()))
     else:
         loop.meter.begin()
     return loop

@@ -38,6 +38,7 @@ class SiteSection(Section):
     idle_power_w: float = Field(default=468.0, ge=0)  # the paper's 4xA100 node
     train_power_w: float = Field(default=2024.0, ge=0)
     provision_power_w: float | None = Field(default=None, ge=0)  # unset: idle_power_w
+    price_eur_per_kwh: float | None = Field(default=None, ge=0)
     threads: int = Field(default=1, ge=1)  # of all its ranks together
     ranks: int = Field(default=1, ge=1)  # processes that share each step; one for each GPU
     cuda_devices: str | None = None  # "0,1": the GPU slot; unset: CPU

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from uncurtail.core import forecasts
 from uncurtail.core.forecasts import Forecast, ForecastKind, Noise
@@ -16,7 +16,7 @@ class Issuing:
     kind: ForecastKind
     horizon_s: float = 86400.0
     every_s: float = 900.0
-    noise: Noise = Noise()
+    noise: Noise = field(default_factory=Noise)
 
 
 class Issues:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from uncurtail.core.forecasts import Forecast, ForecastKind
-from uncurtail.core.policy import J_PER_KWH, AnyPolicy, Costs, Deadline, Span, Verdict
+from uncurtail.core.policy import AnyPolicy, Costs, Deadline, Span, Verdict
 from uncurtail.core.schedule import Grid, Schedule, cheapest
 from uncurtail.core.section import Section
 
@@ -43,7 +43,7 @@ class PlanSection(Section):
     round_overhead_share: float = Field(default=0.02, ge=0, lt=1)
     max_sites: int | None = Field(default=None, ge=1)
     oracle_time_wall_s: float = Field(default=20.0, gt=0)  # how long its solver may search
-    policies: dict[str, PlanVariant] = {}
+    policies: dict[str, PlanVariant] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def make_plan(policy: Deadline, work: Work, stands: Mapping[str, Stand]) -> Plan
     little as possible: everything runs. Called again whenever something is learned.
     """
     if work.train_site_s <= 0.0 or not stands:
-        return Plan({name: () for name in stands})
+        return Plan(dict.fromkeys(stands, ()))
     if work.now >= work.deadline:
         return _all_out(work, stands, "the deadline has passed")
     if all(stand.forecast is None for stand in stands.values()):
@@ -121,6 +121,21 @@ def make_plan(policy: Deadline, work: Work, stands: Mapping[str, Stand]) -> Plan
     return Plan(spans, no_choice, work.now + policy.replan_s)
 
 
+def left_site_s(
+    policy: Deadline, budget_tokens: int, tokens: int, trained_s: float
+) -> float | None:
+    """Seconds of one site's training that are left: by what was measured, or by what was declared.
+
+    `trained_s` took `tokens` so far. None when neither says anything yet.
+    """
+    left = max(0, budget_tokens - tokens)
+    if tokens > 0 and trained_s > 0.0:
+        return left * trained_s / tokens
+    if policy.site_hours is not None:
+        return policy.site_hours * 3600.0 * left / budget_tokens
+    return None
+
+
 def _all_out(work: Work, stands: Mapping[str, Stand], why: str) -> Plan:
     """Everything runs, the cleanest first where not all may."""
     rising = sorted(stands, key=lambda name: _or(stands[name].value, math.inf))
@@ -137,7 +152,9 @@ def _by_windows(policy: Deadline, work: Work, stands: Mapping[str, Stand]) -> Pl
     start_s = max(stand.costs.provision_s for stand in stands.values())
     latest = work.deadline - start_s - work.train_site_s / rate
     if work.now >= latest:
-        return _all_out(work, stands, "without a forecast, there is no more time to wait for windows")
+        return _all_out(
+            work, stands, "without a forecast, there is no more time to wait for windows"
+        )
     return Plan(revisit=min(latest, work.now + policy.replan_s))
 
 

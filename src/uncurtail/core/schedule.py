@@ -56,7 +56,7 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Per site and slot, (S, T): whether it is up (provisioning included), and whether it trains."""
+    """Per site and slot, (S, T): whether it is up, provisioning included, and whether it trains."""
 
     up: Mask
     train: Mask
@@ -94,7 +94,11 @@ def cheapest(grid: Grid, train_site_s: float) -> Schedule | None:
     best: Schedule | None = None
     for number in range(_PASSES):
         # First over decades, then within one step.
-        worth = np.geomspace(high * 1e-5, high, _PRICES) if not number else np.linspace(low, high, _PRICES)
+        worth = (
+            np.geomspace(high * 1e-5, high, _PRICES)
+            if not number
+            else np.linspace(low, high, _PRICES)
+        )
         up, train = _solve(sites, worth)
         enough = np.flatnonzero(_work_s(grid, train) >= train_site_s)
         if not enough.size:
@@ -191,7 +195,9 @@ def _dearest(grid: Grid, up: Mask, train: Mask, cost: Array, excess_s: float) ->
             saved = float(cost[row, gone].sum())
             if untrained != gone:  # it starts later: this slot is for starting now
                 lost_s += float(work[untrained].sum())
-                saved += float((cost[row] * (1 - grid.idle_w[row] / grid.train_w[row]))[untrained].sum())
+                saved += float(
+                    (cost[row] * (1 - grid.idle_w[row] / grid.train_w[row]))[untrained].sum()
+                )
             if lost_s > excess_s + 1e-6:
                 continue
             ratio = saved / lost_s if lost_s > 0.0 else math.inf

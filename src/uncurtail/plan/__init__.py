@@ -1,1 +1,1 @@
-"""What a run would do, in virtual time: policies side by side, and how far from the best possible."""
+"""What a run would do, in virtual time: policies side by side, and the best that can be done."""

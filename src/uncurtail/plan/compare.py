@@ -35,7 +35,7 @@ class Row:
 
     @property
     def gap(self) -> float | None:
-        """kg over the oracle's kg, less 1; None without an oracle or where that is zero."""
+        """Emissions over the oracle's, less 1; None without an oracle or where that is zero."""
         if self.best is None or self.best.emissions_kg <= 0.0:
             return None
         return self.outcome.energy.emissions_g / 1000.0 / self.best.emissions_kg - 1.0
@@ -122,16 +122,15 @@ def compare(
     """
     todo = chosen(config, names)
     work_s = _work_s(config, traces, start)
-    rows = [
-        Row(name, simulate(scenario(config, traces, start, variant, work_s)))
-        for name, variant in todo.items()
-    ]
+    rows: list[Row] = []
     notes: list[str] = []
-    for row in rows:
-        if row.outcome.completed:
-            share = _overhead(config, todo[row.name])
-            row.best = _best(config, traces, start, row.outcome.end - start, work_s, share)
-        notes += [f"{row.name}: {note}" for note in row.outcome.notes]
+    for name, variant in todo.items():
+        game = scenario(config, traces, start, variant, work_s)
+        outcome = simulate(game)
+        limit_s = config.plan.oracle_time_wall_s
+        best = bound(game, outcome, limit_s) if outcome.completed else None
+        rows.append(Row(name, outcome, best))
+        notes += [f"{name}: {note}" for note in outcome.notes]
     ended = [row for row in rows if row.outcome.completed]
     longest = max(ended, key=lambda row: row.outcome.end, default=None)
     best = None if longest is None else longest.best
@@ -148,7 +147,7 @@ def scenario(
     train_site_s: float,
 ) -> Scenario:
     """A variant's game."""
-    energy = config.energy
+    energy, share = config.energy, variant.round_overhead_share
     issuing = Issuing(
         variant.forecast or energy.forecast,
         variant.forecast_horizon_s or energy.forecast_horizon_s,
@@ -163,15 +162,10 @@ def scenario(
         start=start,
         until=_until(config, traces, start),
         train_site_s=train_site_s,
-        round_overhead_share=_overhead(config, variant),
+        round_overhead_share=config.plan.round_overhead_share if share is None else share,
         max_sites=config.plan.max_sites,
         issues=issues,
     )
-
-
-def _overhead(config: Config, variant: PlanVariant) -> float:
-    share = variant.round_overhead_share
-    return config.plan.round_overhead_share if share is None else share
 
 
 def _until(config: Config, traces: Mapping[str, Trace], start: float) -> float:
@@ -201,32 +195,20 @@ def _work_s(config: Config, traces: Mapping[str, Trace], start: float) -> float:
     return done_s
 
 
-def _best(  # noqa: PLR0913, PLR0917
-    config: Config,
-    traces: Mapping[str, Trace],
-    start: float,
-    deadline_s: float,
-    work_s: float,
-    share: float,
-) -> Best | None:
-    """The oracle's word on this work by this deadline."""
+def bound(own: Scenario, outcome: Outcome, time_limit_wall_s: float) -> Best | None:
+    """The oracle's word on a game: the same sites, work and cost of starts, by the same end."""
     try:
         from uncurtail.plan import oracle  # type: ignore
     except ImportError:
         return None
-    costs = {name: site.costs() for name, site in config.sites.items()}
     problem = oracle.Problem(
-        sites={name: oracle.SiteCost(*cost) for name, cost in costs.items()},
-        traces=traces,
-        start=start,
-        deadline_s=deadline_s,
-        train_site_s=work_s,
-        overhead_share=share,
-        max_sites=config.plan.max_sites,
+        sites={name: oracle.SiteCost(*cost) for name, cost in own.sites.items()},
+        traces=own.traces,
+        start=own.start,
+        deadline_s=outcome.end - own.start,
+        train_site_s=outcome.train_site_s,
+        overhead_share=own.round_overhead_share,
+        max_sites=own.max_sites,
     )
-    bound = oracle.solve(problem, config.plan.oracle_time_wall_s)
-    if bound is None:
-        return None
-    return Best(bound.emissions_kg, bound.makespan_h, bound.gap)
-
-
+    found = oracle.solve(problem, time_limit_wall_s)
+    return None if found is None else Best(found.emissions_kg, found.makespan_h, found.gap)

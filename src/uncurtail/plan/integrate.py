@@ -1,4 +1,4 @@
-"""From what sites did to joules and grams: exact integrals over stepwise intensities, vectorised."""
+"""From what sites did to joules and grams: exact integrals over stepwise intensities."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -119,7 +119,11 @@ class _Site:
         """Take in what changed up to `now`; whether anything did."""
         times, before = self.changes.times, self.at
         while self.at < len(times) and times[self.at] <= now:
-            t, known, is_open = times[self.at], self.changes.known[self.at], self.changes.open[self.at]
+            t, known, is_open = (
+                times[self.at],
+                self.changes.known[self.at],
+                self.changes.open[self.at],
+            )
             if is_open != self.open:
                 if self.open and known and self.experience is not None:
                     self.experience.add(t - self.since)
