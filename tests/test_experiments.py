@@ -1,21 +1,16 @@
 """Every experiment that we ship loads, and its power is known from its first second."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 
+from tests.papertrace import paper_trace
 from uncurtail import wiring
 from uncurtail.config import dump, load, parse
 
 HERE = Path(__file__).parent.parent
 EXPERIMENTS = sorted((HERE / "experiments").rglob("*.toml"))
-
-
-def paper_data() -> Path:
-    """Where the paper's trace may lie; it is not ours to ship."""
-    return Path(os.environ.get("UNCURTAIL_PAPER_DATA", HERE / ".." / "shared" / "data" / "paper"))
 
 
 def test_there_is_a_demo():
@@ -33,12 +28,8 @@ def test_it_loads_and_is_named_as_its_file(path):
 def test_every_site_has_a_signal_at_the_start(path, monkeypatch):
     monkeypatch.chdir(HERE)
     config = load(path)
-    trace = config.energy.path
-    if trace is not None and not trace.exists():
-        trace = paper_data() / trace.name
-        if not trace.exists():
-            pytest.skip(f"{config.energy.path} is the user's to bring")
-        config = load(path, [f"energy.path={trace}"])
+    if path.stem == "paper":
+        config = load(path, [f"energy.path={paper_trace()}"])
     start = wiring.start_time(config, 1_790_000_000.0)
     known = {site: trace.at(start) for site, trace in wiring.traces(config, start).items()}
     assert known.keys() == config.sites.keys()

@@ -185,6 +185,7 @@ def _dearest(grid: Grid, up: Mask, train: Mask, cost: Array, excess_s: float) ->
     best: tuple[float, int] = (-math.inf, 0)
     found: Cut | None = None
     count, share = train.sum(axis=0), grid.round_overhead_share
+    idle = grid.cost(grid.idle_w)
     # The last but one to leave spares the other its overhead.
     work = np.where(count == 2, 1.0 - 2.0 * share, 1.0 - share)
     work = np.where(count == 1, 1.0, work) * grid.lengths_s
@@ -195,9 +196,7 @@ def _dearest(grid: Grid, up: Mask, train: Mask, cost: Array, excess_s: float) ->
             saved = float(cost[row, gone].sum())
             if untrained != gone:  # it starts later: this slot is for starting now
                 lost_s += float(work[untrained].sum())
-                saved += float(
-                    (cost[row] * (1 - grid.idle_w[row] / grid.train_w[row]))[untrained].sum()
-                )
+                saved += float((cost[row] - idle[row])[untrained].sum())
             if lost_s > excess_s + 1e-6:
                 continue
             ratio = saved / lost_s if lost_s > 0.0 else math.inf

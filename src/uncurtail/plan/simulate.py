@@ -173,7 +173,8 @@ class _Simulation:
     def run(self) -> Outcome:
         """Event after event, then the integrals."""
         scenario, heap = self.scenario, self.heap
-        while heap:
+        self.completed = scenario.train_site_s <= 0.0
+        while heap and not self.completed:
             t, index, version = heapq.heappop(heap)
             if index == REPLAN:
                 if version == self.replanned and self._advance(min(t, scenario.until)):
@@ -186,7 +187,8 @@ class _Simulation:
                 break
             self._handle(index, site, t)
         else:
-            self._advance(scenario.until)
+            if not self.completed:
+                self._advance(scenario.until)
         for site in self.sites:
             site.enter(Phase.RELEASED, self.now)
         return self._outcome()
@@ -238,7 +240,7 @@ class _Simulation:
         plan = make_plan(scenario.policy, work, {s.name: self._stand(s, now) for s in self.sites})
         self.spans = plan.spans
         if plan.no_choice is not None:
-            self.notes.setdefault(plan.no_choice.partition(":")[0])
+            self.notes.setdefault(plan.no_choice)
         self.replanned += 1
         if plan.revisit < scenario.until:
             heapq.heappush(self.heap, (max(plan.revisit, now + 1.0), REPLAN, self.replanned))
