@@ -1,5 +1,6 @@
 """Policies side by side on the same work, with the best that could be done, and with no policy."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from uncurtail.core.signals import Trace
 from uncurtail.plan.simulate import Outcome, Scenario, simulate
 
 HOUR_S = 3600.0
+SLOT_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +207,8 @@ def bound(own: Scenario, outcome: Outcome, time_limit_wall_s: float) -> Best | N
         sites={name: oracle.SiteCost(*cost) for name, cost in own.sites.items()},
         traces=own.traces,
         start=own.start,
-        deadline_s=outcome.end - own.start,
+        # It counts in whole slots: the one in which the work was done is still its to use.
+        deadline_s=math.ceil((outcome.end - own.start) / SLOT_S - 1e-9) * SLOT_S,
         train_site_s=outcome.train_site_s,
         overhead_share=own.round_overhead_share,
         max_sites=own.max_sites,
