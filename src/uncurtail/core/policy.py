@@ -58,7 +58,7 @@ class Lookahead(PolicySection):
 
     kind: Literal["lookahead"] = "lookahead"
     # A start pays when its energy is at most this share of the training that it buys.
-    start_share: float = Field(default=0.05, gt=0, le=1)
+    start_share: float = Field(default=0.03, gt=0, le=1)
     # Leave so long before a predicted end that the last step is done: no less than one step.
     leave_before_s: float = Field(default=30.0, ge=0)
     # Whether a start may be made ahead of a window, on power that is not clean yet.

@@ -126,12 +126,14 @@ def compare(
     work_s = _work_s(config, traces, start)
     rows: list[Row] = []
     notes: list[str] = []
+    bounds: dict[tuple[float, float, float], Best | None] = {}  # equal games share theirs
     for name, variant in todo.items():
         game = scenario(config, traces, start, variant, work_s)
         outcome = simulate(game)
-        limit_s = config.plan.oracle_time_wall_s
-        best = bound(game, outcome, limit_s) if outcome.completed else None
-        rows.append(Row(name, outcome, best))
+        key = _slots(game, outcome), outcome.train_site_s, game.round_overhead_share
+        if outcome.completed and key not in bounds:
+            bounds[key] = bound(game, outcome, config.plan.oracle_time_wall_s)
+        rows.append(Row(name, outcome, bounds.get(key) if outcome.completed else None))
         notes += [f"{name}: {note}" for note in outcome.notes]
     ended = [row for row in rows if row.outcome.completed]
     longest = max(ended, key=lambda row: row.outcome.end, default=None)
@@ -197,6 +199,11 @@ def _work_s(config: Config, traces: Mapping[str, Trace], start: float) -> float:
     return done_s
 
 
+def _slots(own: Scenario, outcome: Outcome) -> int:
+    """The oracle counts in whole slots: the one in which the work was done is its to use."""
+    return math.ceil((outcome.end - own.start) / SLOT_S - 1e-9)
+
+
 def bound(own: Scenario, outcome: Outcome, time_limit_wall_s: float) -> Best | None:
     """The oracle's word on a game: the same sites, work and cost of starts, by the same end."""
     try:
@@ -207,8 +214,7 @@ def bound(own: Scenario, outcome: Outcome, time_limit_wall_s: float) -> Best | N
         sites={name: oracle.SiteCost(*cost) for name, cost in own.sites.items()},
         traces=own.traces,
         start=own.start,
-        # It counts in whole slots: the one in which the work was done is still its to use.
-        deadline_s=math.ceil((outcome.end - own.start) / SLOT_S - 1e-9) * SLOT_S,
+        deadline_s=_slots(own, outcome) * SLOT_S,
         train_site_s=outcome.train_site_s,
         overhead_share=own.round_overhead_share,
         max_sites=own.max_sites,
