@@ -63,7 +63,7 @@ def plan(request: Request, console: "Console", *, as_json: bool) -> str | None:
             console.print(f"[yellow]{note}[/yellow]", highlight=False)
     folder = _write(request, played, body)
     console.print(f"Figures and plan.json: {folder}", highlight=False, soft_wrap=True)
-    console.print(_next_step(request), highlight=False, soft_wrap=True)
+    console.print(_next_step(request, played[0].settings), highlight=False, soft_wrap=True)
     return None
 
 
@@ -160,10 +160,10 @@ def _games(one: _Played) -> list[Game]:
     ]
 
 
-def _next_step(request: Request) -> str:
+def _next_step(request: Request, settings: Config) -> str:
     if request.sweep is None:
-        return (
-            f"Next: uncurtail plan {request.experiment} "
-            "--sweep policy.enter_below_g_per_kwh=80,100,120"
-        )
+        sweep = "policy.enter_below_g_per_kwh=80,100,120"
+        if settings.plan.policies:  # its rows have policies of their own
+            sweep = "plan.round_overhead_share=0,0.02,0.2"
+        return f"Next: uncurtail plan {request.experiment} --sweep {sweep}"
     return f"Next: uncurtail run {request.experiment}, with the value that you like best by --set"

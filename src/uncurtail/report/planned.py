@@ -100,9 +100,9 @@ def _site(axes: "Axes", game: Game, site: str, trace: Trace, clean_below: float)
     values = trace.values[rows][::stride]
     values = np.append(values, values[-1:])
     top = 1.12 * max(clean_below * 1.3, float(np.nanmax(values, initial=0.0)))
-    axes.fill_between(
-        times, 0, top, where=values < clean_below, step="post", color=WINDOW, linewidth=0
-    )
+    clean = np.flatnonzero(np.diff(np.concatenate([[0], values[:-1] < clean_below, [0]])))
+    for first, last in zip(clean[::2], clean[1::2], strict=True):
+        axes.axvspan(times[first], times[last], color=WINDOW, linewidth=0)
     axes.step(times, values, where="post", color=INK, linewidth=1.2)
     axes.axhline(clean_below, color=MUTED, linewidth=0.9, linestyle=DASHES)
     low, height = -0.27 * top, 0.2 * top
@@ -127,22 +127,48 @@ def draw_pareto(figure: "Figure", games: Sequence[Game], limits: Sequence[Limit]
     axes = figure.subplots()
     near: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 9}
     for index, game in enumerate(games):
-        hours = (game.end - game.start) / 3600.0
         colour = SITE_COLOURS[index % len(SITE_COLOURS)]
         face = colour if game.completed else "white"
-        axes.plot(hours, game.emissions_kg, "o", color=colour, markerfacecolor=face, markersize=8)
-        name = game.name if game.completed else f"{game.name} (not finished)"
-        axes.annotate(name, (hours, game.emissions_kg), (9, 3), color=colour, **near)
-    if limits:
-        rising = sorted(limits, key=lambda limit: limit.makespan_h)
-        axes.plot(
-            [limit.makespan_h for limit in rising], [limit.emissions_kg for limit in rising],
-            color=MUTED, linestyle=DASHES, marker="_", markersize=9,
-        )  # fmt: skip
-        last = (rising[-1].makespan_h, rising[-1].emissions_kg)
-        axes.annotate("nobody can do better", last, (9, -9), color=MUTED, **near)
+        axes.plot(*_place(game), "o", color=colour, markerfacecolor=face, markersize=8)
+    for place, name in _labels(games):
+        axes.annotate(name, place, (9, 4), color=INK, **near)
+    frontier = _frontier(limits)
+    if frontier:
+        axes.plot(*zip(*frontier, strict=True), color=MUTED, linestyle=DASHES, marker="_")
+        axes.annotate(
+            "nobody can do better", frontier[-1], (0, -12), ha="right", color=MUTED, **near
+        )
     axes.margins(x=0.18, y=0.12)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("makespan (h)")
     axes.set_ylabel("emissions (kgCO₂)")
     axes.set_title("What each policy costs in time and in CO₂, for the same work")
+
+
+def _place(game: Game) -> tuple[float, float]:
+    return (game.end - game.start) / 3600.0, game.emissions_kg
+
+
+def _labels(games: Sequence[Game]) -> list[tuple[tuple[float, float], str]]:
+    """A name for each point, and one for several that lie so near that names would overlap."""
+    places = [_place(game) for game in games]
+    width, height = (max(max(axis) - min(axis), 1e-9) for axis in zip(*places, strict=True))
+    found: list[tuple[tuple[float, float], str]] = []
+    for game, (x, y) in zip(games, places, strict=True):
+        name = game.name if game.completed else f"{game.name} (not finished)"
+        for index, ((other_x, other_y), names) in enumerate(found):
+            if abs(x - other_x) < 0.12 * width and abs(y - other_y) < 0.05 * height:
+                found[index] = ((max(x, other_x), y), f"{names}, {name}")
+                break
+        else:
+            found.append(((x, y), name))
+    return found
+
+
+def _frontier(limits: Sequence[Limit]) -> list[tuple[float, float]]:
+    """The limits that no other beats in both time and emissions, by time."""
+    found: list[tuple[float, float]] = []
+    for limit in sorted(limits, key=lambda limit: (limit.makespan_h, limit.emissions_kg)):
+        if not found or limit.emissions_kg < found[-1][1]:
+            found.append((limit.makespan_h, limit.emissions_kg))
+    return found
