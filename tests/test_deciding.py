@@ -30,7 +30,7 @@ def played(tmp_path, *, faults=(), **sections) -> Virtual:
         body = json.loads(configuration.dump(settings))
         settings = configuration.parse({**body, "sites": sites}, "test")
     virtual = Virtual(tmp_path, settings, steps_per_epoch=10**6)
-    until = unix(START) + virtual.settings.run.duration_s + HOUR
+    until = unix(START) + (virtual.settings.run.duration_s or 0.0) + HOUR
     virtual.until(until, [(unix(START) + at_h * HOUR, fault) for at_h, fault in faults])
     virtual.close()
     assert virtual.loop.finished
@@ -42,7 +42,7 @@ def events(virtual, kind):
 
 
 def in_phase(virtual, phase) -> float:
-    return virtual.loop.meter.ledger.total(phase=phase).duration_s
+    return float(virtual.loop.meter.ledger.total(phase=phase).duration_s)
 
 
 def released(virtual) -> bool:
@@ -113,10 +113,12 @@ def test_a_site_that_starts_for_free_is_ready_when_its_window_opens(tmp_path):
     phases = [e for e in events(virtual, SitePhase) if e.phase in (Phase.IDLE, Phase.TRAINING)]
     starts = events(virtual, SiteProvisioned)
     assert starts
-    dirty = [event for event in starts if virtual.traces["windy"].at(event.t) > 100.0]
+    assert virtual.traces is not None
+    trace = virtual.traces["windy"]
+    dirty = [event for event in starts if (trace.at(event.t) or 0.0) > 100.0]
     assert dirty, "it was asked for before its window"
     begun = [event.t for event in phases if event.phase == Phase.TRAINING]
-    assert all(virtual.traces["windy"].at(t) < 120.0 for t in begun)
+    assert all((trace.at(t) or 0.0) < 120.0 for t in begun)
 
 
 def test_a_deadline_is_met_by_the_throughput_that_is_measured(tmp_path):

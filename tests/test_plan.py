@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,7 @@ def plan(tmp_path):
 
 
 def settings(*overrides):
-    body = configuration.tomllib.loads(TOML)
+    body = tomllib.loads(TOML)
     for override in overrides:
         configuration.apply_override(body, override)
     return configuration.parse(body, "tiny.toml")
@@ -166,6 +167,7 @@ def test_planning_imports_neither_torch_nor_flower(tmp_path):
     (tmp_path / "tiny.toml").write_text(TOML, encoding="utf-8")
     script = """
 import sys
+import tomllib
 sys.argv = ["uncurtail", "plan", "tiny.toml", "--json", "--policies", "threshold"]
 from uncurtail.cli import main
 try:

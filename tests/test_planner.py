@@ -146,7 +146,7 @@ def work(hours, by_h=10.0, **changes) -> Work:
 
 def trained_h(plan: Plan, site: str, until_h=24.0) -> float:
     ends = T0 + until_h * HOUR
-    return sum(
+    return math.fsum(
         (min(span.end, ends) - span.start) / HOUR
         for span in plan.spans[site]
         if span.verdict is Verdict.TRAIN
@@ -251,7 +251,11 @@ rows = st.lists(levels, min_size=1, max_size=30)
 def test_every_plan_is_made_of_orderly_spans(sites, hours, by_h, cap, share):
     stands = {}
     for number, (values, told, ready) in enumerate(sites):
-        truth = Trace(T0 + np.arange(len(values)) * 1800.0, np.array(values), T0 + 15 * HOUR)
+        truth = Trace(
+            T0 + np.arange(len(values), dtype=np.float64) * 1800.0,
+            np.array(values, dtype=np.float64),
+            T0 + 15 * HOUR,
+        )
         value = truth.at(T0)
         forecast = perfect(truth, "a", T0, 10 * HOUR) if told else None
         ready_at = None if ready is None else T0 + ready

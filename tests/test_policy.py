@@ -336,7 +336,11 @@ forecasts = st.builds(
     lambda steps, sd, until: Forecast(
         "a",
         NOW,
-        Trace(NOW + np.arange(len(steps)) * 300.0, np.array(steps), NOW + until),
+        Trace(
+            NOW + np.arange(len(steps), dtype=np.float64) * 300.0,
+            np.array(steps, dtype=np.float64),
+            NOW + until,
+        ),
         NOW + until,
         sd,
     ),

@@ -363,6 +363,7 @@ def test_the_real_loop_in_virtual_time_does_the_same(tmp_path, seed, policy, for
     virtual.close()
     start = unix(START)
     until = start + 36 * HOUR
+    assert virtual.traces is not None
     issues = wiring.forecaster(settings_, virtual.traces, start)
     sites = {name: site.costs() for name, site in settings_.sites.items()}
     outcome = simulate(

@@ -97,6 +97,10 @@ class Loop:
             for name in config.sites
         }
         self._decider = Decider(config, windows, ports.forecaster, past.began)
+        self._sites = {
+            name: fleet.Site(name, site.provision_s, config.fleet)
+            for name, site in config.sites.items()
+        }
         self._hearts: Mapping[str, Heart] = {}
         self._alive: Mapping[str, frozenset[int]] = {}
         self._troubles: dict[str, float] = {}
@@ -207,10 +211,10 @@ class Loop:
     def _reconcile(self, now: Moment) -> None:
         self._acted = False
         online = self._ports.post.online()
-        for site, section in self._config.sites.items():
+        for site, known in self._sites.items():
             before = self._states[site]
             step = fleet.reconcile(
-                fleet.Site(site, section.provision_s, self._config.fleet),
+                known,
                 before,
                 self._decider.verdict(site),
                 self._see(site, online),

@@ -157,7 +157,7 @@ def reconcile(
     """
     strays = tuple(Release(site.name, s) for s in sorted(seen.sessions) if s != state.session)
     step = _own_session(site, state, verdict, seen, now)
-    return replace(step, actions=strays + step.actions)
+    return replace(step, actions=strays + step.actions) if strays else step
 
 
 def _own_session(

@@ -9,9 +9,14 @@ from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from uncurtail.core.signals import Trace
 
 J_PER_KWH = 3.6e6
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,37 @@ class Ledger:
         for segment in segments:
             ledger.add(segment)
         return ledger
+
+
+def integrate(trace: Trace, starts: Array, ends: Array) -> tuple[Array, Array]:
+    """What a trace adds up to over each stretch [start, end), and for how long it was known.
+
+    Args:
+        trace: Held stepwise.
+        starts: Unix seconds, shape (n,).
+        ends: Unix seconds, none before its start.
+
+    Returns:
+        (value times seconds, known seconds), each of shape (n,).
+    """
+    inside = trace.times < trace.end
+    if not inside.any() or not starts.size:
+        return np.zeros(starts.size), np.zeros(starts.size)
+    # Sums of unix seconds lose digits; those of seconds since the first do not.
+    origin = float(trace.times[0])
+    times, values = trace.times[inside] - origin, trace.values[inside]
+    last = min(trace.end - origin, max(float(ends.max()) - origin, float(times[-1])) + 1.0)
+    knots = np.append(times, last)
+    known = np.isfinite(values)
+    lengths = np.diff(knots)
+    amounts = np.append(0.0, np.cumsum(np.where(known, values, 0.0) * lengths))
+    seconds = np.append(0.0, np.cumsum(np.where(known, lengths, 0.0)))
+
+    def over(sums: Array) -> Array:
+        # Outside the knots np.interp stands still: nothing is known there.
+        return np.interp(ends - origin, knots, sums) - np.interp(starts - origin, knots, sums)
+
+    return over(amounts), over(seconds)
 
 
 def emissions_g(trace: Trace, start: float, end: float, power_w: float) -> float | None:

@@ -1,1 +1,1 @@
-"""What a run would do, in virtual time: policies side by side, and the best that can be done."""
+"""What curtailed power would do for a run, before it is spent: virtual time, and the limit."""

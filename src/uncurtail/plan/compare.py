@@ -10,7 +10,7 @@ from uncurtail.core.forecasts import Noise
 from uncurtail.core.issues import Issues, Issuing
 from uncurtail.core.ledger import J_PER_KWH, baselines_kg
 from uncurtail.core.planner import PlanVariant
-from uncurtail.core.policy import Always, Lookahead, Threshold
+from uncurtail.core.policy import Always, AnyPolicy, Lookahead, Threshold
 from uncurtail.core.signals import Trace
 from uncurtail.plan.simulate import Outcome, Scenario, simulate
 
@@ -85,13 +85,14 @@ def variants(config: Config) -> dict[str, PlanVariant]:
     """What to compare: `plan.policies`, or the experiment's own policy with its usual rivals."""
     if config.plan.policies:
         return dict(config.plan.policies)
-    bands = {
+    bands: dict[str, Any] = {
         "enter_below_g_per_kwh": config.policy.enter_below_g_per_kwh,
         "leave_above_g_per_kwh": config.policy.leave_above_g_per_kwh,
         "stale_after_s": config.policy.stale_after_s,
     }
-    found = {config.policy.kind: PlanVariant(policy=config.policy)}
-    for policy in (Always(**bands), Threshold(**bands), Lookahead(**bands)):
+    found: dict[str, PlanVariant] = {config.policy.kind: PlanVariant(policy=config.policy)}
+    rivals: tuple[AnyPolicy, ...] = (Always(**bands), Threshold(**bands), Lookahead(**bands))
+    for policy in rivals:
         found.setdefault(policy.kind, PlanVariant(policy=policy))
     if config.energy.forecast == "none":
         found["lookahead-noisy"] = PlanVariant(policy=Lookahead(**bands), forecast="noisy")
@@ -206,10 +207,8 @@ def _slots(own: Scenario, outcome: Outcome) -> int:
 
 def bound(own: Scenario, outcome: Outcome, time_limit_wall_s: float) -> Best | None:
     """The oracle's word on a game: the same sites, work and cost of starts, by the same end."""
-    try:
-        from uncurtail.plan import oracle  # type: ignore
-    except ImportError:
-        return None
+    from uncurtail.plan import oracle  # scipy takes half a second
+
     problem = oracle.Problem(
         sites={name: oracle.SiteCost(*cost) for name, cost in own.sites.items()},
         traces=own.traces,

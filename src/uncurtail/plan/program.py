@@ -1,0 +1,199 @@
+"""The oracle's mixed-integer program: slots, states and costs as sparse matrices for HiGHS.
+
+Variables, one of each for every site and slot: `up` (provisioned), `train` (at most `up`), `start`
+(1 where a site comes up). Behind them, for the slots in `shared`, `share` of every site: it trains
+together with another one. Slots without `share` ignore that overhead, so they only lower the bound.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uncurtail.core.ledger import J_PER_KWH, integrate
+from uncurtail.core.signals import Trace
+
+Array = NDArray[np.float64]
+# A value is whole if it is this near to a whole number: HiGHS's own tolerance.
+WHOLE = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the matrices need to know of a problem; powers in W, one array item a site.
+
+    `known` (sites, slots) is gCO2/kWh, NaN where a site must be off; `lead` is the slots that a
+    start takes, and `lead_share` how much of each of them, nearest first.
+    """
+
+    known: Array
+    slot_s: float
+    train_w: Array
+    idle_w: Array
+    provision_w: Array
+    leads: tuple[tuple[float, ...], ...]
+    slots_needed: float
+    overhead_share: float
+    max_sites: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Minimise `cost` (kg) with 0 <= variables <= `upper` and `matrix` @ variables <= `limit`."""
+
+    cost: Array
+    upper: Array
+    matrix: Any
+    limit: Array
+    num_sites: int
+    num_slots: int
+    shared: NDArray[np.bool_]
+
+    @property
+    def whole(self) -> NDArray[np.bool_]:
+        """Which variables must be whole: `up` and `train`; the others then are by themselves."""
+        whole = np.zeros(self.cost.size, dtype=bool)
+        for site in range(self.num_sites):
+            whole[self.at(site, 0) : self.at(site, 2)] = True
+        return whole
+
+    def at(self, site: int, kind: int) -> int:
+        """Where a site's variables begin: kind 0 is `up`, 1 `train`, 2 `start`."""
+        return (3 * site + kind) * self.num_slots
+
+    def missed(self, variables: Array) -> NDArray[np.bool_]:
+        """The slots in which sites train together and this program does not know that it costs."""
+        trains = self.states(variables)[:, 1].sum(axis=0)
+        together: NDArray[np.bool_] = (trains > 1.0 + WHOLE) & ~self.shared
+        return together
+
+    def states(self, variables: Array) -> Array:
+        """`up` and `train` of every site, shape (sites, 2, slots)."""
+        blocks = variables[: 3 * self.num_sites * self.num_slots]
+        return blocks.reshape(self.num_sites, 3, self.num_slots)[:, :2]
+
+
+def slot_means(trace: Trace, start: float, num_slots: int, slot_s: float) -> Array:
+    """The mean intensity (gCO2/kWh) of each slot; NaN where any of it is unknown."""
+    edges = start + slot_s * np.arange(num_slots + 1)
+    amounts, known_s = integrate(trace, edges[:-1], edges[1:])
+    whole: Array = np.where(known_s >= slot_s * (1.0 - 1e-6), amounts / slot_s, np.nan)
+    return whole
+
+
+def build(shape: Shape, shared: NDArray[np.bool_]) -> Program:
+    """The program of a problem that knows of shared rounds in the slots `shared`."""
+    from scipy import sparse
+
+    num_sites, num_slots = shape.known.shape
+    sites = [_site(shape, site) for site in range(num_sites)]
+    cost = np.concatenate([site[0] for site in sites])
+    upper = np.concatenate([site[1] for site in sites])
+    rows = sparse.block_diag([site[2] for site in sites], format="csr")
+    limit = np.concatenate([site[3] for site in sites])
+    work = np.tile(np.repeat([0.0, -1.0, 0.0], num_slots), num_sites)
+    count = num_sites * int(shared.sum())
+    if count:
+        share_rows, share_limit = _sharing(num_sites, shared)
+        rows = sparse.vstack([_widen(rows, count), share_rows], format="csr")
+        limit = np.concatenate([limit, share_limit])
+        saved_w = (shape.train_w - shape.idle_w) * shape.overhead_share
+        cost = np.append(cost, -(_kg_per_w(shape) * saved_w[:, None])[:, shared])
+        upper = np.append(upper, np.isfinite(shape.known)[:, shared].astype(float))
+        work = np.append(work, np.full(count, shape.overhead_share))
+    extra, bound = [sparse.csr_array(work[None])], [np.array([-shape.slots_needed])]
+    if shape.max_sites is not None:
+        extra.append(_widen(_places(shape), count))
+        bound.append(np.full(num_slots, float(shape.max_sites)))
+    matrix = sparse.vstack([rows, *extra], format="csr")
+    return Program(
+        cost, upper, matrix, np.concatenate([limit, *bound]), num_sites, num_slots, shared
+    )
+
+
+def _kg_per_w(shape: Shape) -> Array:
+    """kgCO2 for a watt held over each slot; 0 where unknown, which `upper` forbids."""
+    return np.nan_to_num(shape.known) * (shape.slot_s / J_PER_KWH / 1000.0)
+
+
+def _site(shape: Shape, site: int) -> tuple[Array, Array, Any, Array]:
+    """Costs, upper bounds, rows and their limits of one site's `up`, `train`, `start`."""
+    from scipy import sparse
+
+    num_slots = shape.known.shape[1]
+    kg_per_w = _kg_per_w(shape)[site]
+    usable = np.isfinite(shape.known[site])
+    start_kg, may_start = np.zeros(num_slots), usable.copy()
+    ahead = sparse.csr_array((num_slots, num_slots))
+    for back, share in enumerate(shape.leads[site], start=1):
+        start_kg[back:] += shape.provision_w[site] * share * kg_per_w[: num_slots - back]
+        may_start[:back] = False
+        may_start[back:] &= usable[: num_slots - back]
+        ahead = ahead + sparse.eye_array(num_slots, k=back)
+    idle_w, train_w = shape.idle_w[site], shape.train_w[site]
+    cost = np.concatenate([kg_per_w * idle_w, kg_per_w * (train_w - idle_w), start_kg])
+    upper = np.concatenate([usable, usable, may_start]).astype(float)
+    one = sparse.eye_array(num_slots, format="csr")
+    rises = one - sparse.eye_array(num_slots, k=-1)
+    rows = sparse.block_array(
+        [
+            [-one, one, None],  # trains only while up
+            [rises, None, -one],  # comes up only by a start
+            [one, None, ahead],  # is off while it is provisioned (convex hull of up and start)
+        ],
+        format="csr",
+    )
+    limit = np.repeat([0.0, 0.0, 1.0], num_slots)
+    return cost, upper, rows, limit
+
+
+def _sharing(num_sites: int, shared: NDArray[np.bool_]) -> tuple[Any, Array]:
+    """`share` is 1 exactly where a site and any other train: train * max(train of others)."""
+    from scipy import sparse
+
+    count = int(shared.sum())
+    one = sparse.eye_array(count, format="csr")
+    pick = sparse.eye_array(shared.size, format="csr")[np.flatnonzero(shared)]
+    none = sparse.csr_array(pick.shape)
+    rows, limits = [], []
+
+    def row(trains: dict[int, float], site: int, share: float, limit: float) -> None:
+        blocks = [
+            block
+            for other in range(num_sites)
+            for block in (none, trains.get(other, 0.0) * pick, none)
+        ]
+        blocks += [(share if other == site else 0.0) * one for other in range(num_sites)]
+        rows.append(sparse.hstack(blocks, format="csr"))
+        limits.append(np.full(count, limit))
+
+    for site in range(num_sites):
+        others = [other for other in range(num_sites) if other != site]
+        for other in others:
+            row({site: 1.0, other: 1.0}, site, -1.0, 1.0)
+        row(dict.fromkeys(others, -1.0), site, 1.0, 0.0)
+        row({site: -1.0}, site, 1.0, 0.0)
+    return sparse.vstack(rows, format="csr"), np.concatenate(limits)
+
+
+def _places(shape: Shape) -> Any:
+    """How many sites are up or being provisioned in each slot."""
+    from scipy import sparse
+
+    num_slots = shape.known.shape[1]
+    one = sparse.eye_array(num_slots, format="csr")
+    none = sparse.csr_array((num_slots, num_slots))
+    blocks = []
+    for lead in shape.leads:
+        ahead = none
+        for back in range(1, len(lead) + 1):
+            ahead = ahead + sparse.eye_array(num_slots, k=back)
+        blocks += [one, none, ahead]
+    return sparse.hstack(blocks, format="csr")
+
+
+def _widen(rows: Any, columns: int) -> Any:
+    from scipy import sparse
+
+    return sparse.hstack([rows, sparse.csr_array((rows.shape[0], columns))], format="csr")
