@@ -73,6 +73,42 @@ def test_a_config_cannot_be_changed():
             "sites.duck.train_powr_w: unknown key; did you mean train_power_w?",
             id="site",
         ),
+        pytest.param(
+            "policy.linger=1",
+            "policy.linger: unknown key; did you mean linger_s?",
+            id="policy-of-the-usual-kind",
+        ),
+        pytest.param(
+            'policy={kind="lookahead", start_shar=1}',
+            "policy.start_shar: unknown key; did you mean start_share?",
+            id="policy-of-another-kind",
+        ),
+        pytest.param(
+            "policy.kind=treshold",
+            "policy.kind = 'treshold': one of always, threshold, lookahead, deadline, budget",
+            id="unknown-kind-of-policy",
+        ),
+        pytest.param(
+            "plan.policies.mine={policy={kind='deadline'}}",
+            "plan.policies.mine.policy.deadline_s: is required",
+            id="a-row-of-the-plan-misses-a-key",
+        ),
+        pytest.param(
+            "plan.max_site=1", "plan.max_site: unknown key; did you mean max_sites?", id="plan"
+        ),
+        pytest.param(
+            "plan.policies.mine={policy={linger=3}}",
+            "plan.policies.mine.policy.linger: unknown key; did you mean linger_s?",
+            id="in-a-row-of-the-plan",
+        ),
+        pytest.param(
+            "policy={kind='budget'}", "policy: kind 'budget' needs max_kg or max_eur", id="budget"
+        ),
+        pytest.param(
+            "energy.forecast=good",
+            "energy.forecast = 'good': Input should be 'none'",
+            id="unknown-forecast",
+        ),
         pytest.param("polcy.kind=1", "polcy: unknown key; did you mean policy?", id="a-section"),
         pytest.param("zzzz=1", "zzzz: unknown key", id="nothing-is-near"),
         pytest.param("train.zzzz=1", "train.zzzz: unknown key", id="nothing-is-near-in-a-section"),

@@ -35,21 +35,27 @@ NOW = (10_000.0, 50_000.0)  # simulated, wall
 TABLE = """
 phase         verdict  gone              quiet            ready         stepping         busy
 released      train    provisioning+4    released-3       released-3    released-3       released-3
+released      ready    provisioning+4    released-3       released-3    released-3       released-3
 released      hold     released          released-3       released-3    released-3       released-3
 released      rest     released          released-3       released-3    released-3       released-3
 provisioning  train    released!failed   provisioning+3   idle          provisioning+3   provisioning+3
+provisioning  ready    released!failed   provisioning+3   idle          provisioning+3   provisioning+3
 provisioning  hold     released!failed   provisioning+3   idle          provisioning+3   provisioning+3
 provisioning  rest     released!failed   releasing        releasing     releasing        releasing
 idle          train    released!lost     idle             idle          training         idle
+idle          ready    released!lost     idle             idle          training         idle
 idle          hold     released!lost     idle             idle          training         idle
 idle          rest     released!lost     releasing        releasing     draining         releasing
 training      train    released!lost     idle             idle          training         idle
+training      ready    released!lost     idle             idle          training         idle
 training      hold     released!lost     idle             idle          training         idle
 training      rest     released!lost     releasing        releasing     draining         releasing
 draining      train    released!drained  releasing        releasing     draining         releasing
+draining      ready    released!drained  releasing        releasing     draining         releasing
 draining      hold     released!drained  releasing        releasing     draining         releasing
 draining      rest     released!drained  releasing        releasing     draining         releasing
 releasing     train    released!drained  releasing-3      releasing-3   releasing-3      releasing
+releasing     ready    released!drained  releasing-3      releasing-3   releasing-3      releasing
 releasing     hold     released!drained  releasing-3      releasing-3   releasing-3      releasing
 releasing     rest     released!drained  releasing-3      releasing-3   releasing-3      releasing
 """  # noqa: E501

@@ -18,7 +18,7 @@ from uncurtail.core.events import CoordinatorStarted, SitePhase, SiteProvisioned
 from uncurtail.core.fleet import Phase, SiteSection
 from uncurtail.core.leases import FreeSteps, split
 from uncurtail.core.ledger import Ledger
-from uncurtail.core.policy import PolicySection
+from uncurtail.core.policy import Always, PolicySection
 from uncurtail.core.signals import Reading
 from uncurtail.metering import Meter
 from uncurtail.runfolder import Journal, RunFolder
@@ -93,7 +93,7 @@ def test_a_run_that_has_just_begun_passes(tmp_path: Path) -> None:
 
 
 def test_the_baseline_that_never_waits_is_not_held_to_windows(tmp_path: Path) -> None:
-    spec = Spec(policy=PolicySection(kind="always"))
+    spec = Spec(policy=Always())
     folder = make_run(tmp_path / "demo-1", spec).path
     assert failing(folder) == set()
     assert outcome(folder)["known-power"] is None

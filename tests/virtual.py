@@ -133,6 +133,7 @@ class Virtual:
             merger=self.merger,
             commits=self.store,
             record=self.journal,
+            forecaster=wiring.forecaster(self.settings, self.traces or {}, before.began),
         )
         loop = Loop(self.settings, self.folder.run_id, ports, before, TOKENS_PER_STEP)
         known = wiring.last_readings(self.folder)

@@ -68,6 +68,50 @@ def run(
 
 
 @app.command()
+def plan(
+    experiment: Annotated[Path, typer.Argument(help="The experiment, a TOML file.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Override one key: --set plan.max_sites=2."
+        ),
+    ] = None,
+    policies: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Only these rows, in this order.")
+    ] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option(metavar="KEY=A,B,C", help="Plan once for each value of a key."),
+    ] = None,
+    plans: Annotated[Path, typer.Option(help="Where plan folders go.")] = Path("plans"),
+    as_json: AsJson = False,
+) -> None:
+    """Say what a run would do, in seconds and without a GPU: policies side by side.
+
+    Every policy does the same work in virtual time: its hours, its CO2, its starts, how much of
+    its energy is drawn in windows, and how far it is from the best that anyone could do in that
+    time. The work is plan.train_site_h, or what the experiment's own policy gets done in
+    run.duration_s. Rows of your own go into the experiment, with a policy and a forecast each:
+
+    [plan.policies.patient]
+    policy = { kind = "deadline", deadline_s = 57600 }
+    forecast = "noisy"
+
+    Kinds of policy: always, threshold, lookahead, deadline, budget. Forecasts: none, persistence,
+    climatology, noisy, perfect. Figures go to PLANS/NAME-TIME/; --json prints and writes nothing.
+    """
+    from rich.console import Console
+
+    from uncurtail.planning import Request
+    from uncurtail.planning import plan as plan_experiment
+
+    request = Request(experiment, set_ or [], sweep, policies, plans)
+    said = plan_experiment(request, Console(), as_json=as_json)
+    if said is not None:
+        typer.echo(said)
+
+
+@app.command()
 def baseline(
     experiment: Annotated[Path, typer.Argument(help="The experiment, a TOML file.")],
     set_: Annotated[

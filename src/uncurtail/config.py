@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, get_args, get_origin
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -16,7 +16,9 @@ from uncurtail.core import grids
 from uncurtail.core.events import unix
 from uncurtail.core.fleet import FleetSection, SiteSection
 from uncurtail.core.footprint import FootprintSection
-from uncurtail.core.policy import PolicySection, RunSection
+from uncurtail.core.forecasts import ForecastKind
+from uncurtail.core.planner import PlanSection
+from uncurtail.core.policy import KINDS, AnyPolicy, RunSection, Threshold, kind_of
 from uncurtail.core.rounds import RoundsSection
 from uncurtail.core.section import Section
 from uncurtail.errors import UserError
@@ -63,6 +65,11 @@ class EnergySection(Section):
     path: Path | None = None
     allow_gaps: bool = False
     seed: int = Field(default=0, ge=0)
+    # What policies that look ahead are told. "perfect" and "noisy" need a trace that is known in
+    # advance, as synthetic ones and files are.
+    forecast: ForecastKind = "none"
+    forecast_horizon_s: float = Field(default=86400.0, gt=0)
+    forecast_every_s: float = Field(default=900.0, gt=0)
     poll_wall_s: float | None = Field(default=None, gt=0)  # unset: as the source publishes
     watttime_url: str = "https://api.watttime.org"
     electricitymaps_url: str = "https://api.electricitymaps.com"
@@ -139,7 +146,8 @@ class Config(Section):
     clock: ClockSection = ClockSection()
     run: RunSection = RunSection()
     energy: EnergySection = EnergySection()
-    policy: PolicySection = PolicySection()
+    policy: AnyPolicy = Threshold()
+    plan: PlanSection = PlanSection()
     fleet: FleetSection = FleetSection()
     sites: dict[str, SiteSection] = Field(min_length=1)
     rounds: RoundsSection = RoundsSection()
@@ -273,11 +281,14 @@ def apply_override(body: dict[str, Any], override: str) -> None:
 
 def _explain(item: Mapping[str, Any]) -> str:
     location = [str(part) for part in item["loc"]]
-    where = ".".join(location)
+    names, known = _along(location)
+    where = ".".join(names)
     if item["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(location[-1], _known_keys(location[:-1]), n=1, cutoff=0.5)
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]}?" if near else ""
         return f"{where}: unknown key{hint}"
+    if item["type"] == "union_tag_invalid":
+        return f"{where}.kind = {kind_of(item['input'])!r}: one of {', '.join(KINDS)}"
     message = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "missing":
         return f"{where}: is required"
@@ -288,14 +299,34 @@ def _explain(item: Mapping[str, Any]) -> str:
     return f"{where}{shown}: {message}"
 
 
-def _known_keys(location: list[str]) -> list[str]:
-    model: type[BaseModel] = Config
+def _along(location: list[str]) -> tuple[list[str], list[str]]:
+    """What a user calls this place, and the keys of the table that its last part is in.
+
+    Where a table's kind chooses its section, pydantic names the kind as if it were a key.
+    """
+    names: list[str] = []
+    known: list[str] = []
+    inside: Any = Config
     for part in location:
-        if model is Config and part == "sites":
-            model = SiteSection
-            break
-        inner = model.model_fields[part].annotation if part in model.model_fields else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return []
-        model = inner
-    return list(model.model_fields)
+        chosen = _by_kind(inside).get(part)
+        if chosen is not None:
+            inside = chosen
+            continue
+        names.append(part)
+        if isinstance(inside, type) and issubclass(inside, BaseModel):
+            known = list(inside.model_fields)
+            inside = inside.model_fields[part].annotation if part in known else None
+        else:
+            known = []
+            inside = get_args(inside)[1] if get_origin(inside) is dict else None
+    return names, known
+
+
+def _by_kind(annotation: Any) -> dict[str, Any]:
+    """The sections of a union, by their kind."""
+    members = [get_args(member)[0] for member in get_args(annotation) if get_args(member)]
+    return {
+        str(member.model_fields["kind"].default): member
+        for member in members
+        if isinstance(member, type) and issubclass(member, BaseModel)
+    }

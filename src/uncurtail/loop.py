@@ -5,10 +5,10 @@ earlier is harmless. The same loop runs in the real world and in virtual time.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from uncurtail.config import Config
-from uncurtail.core import fleet, policy
+from uncurtail.core import fleet, planner, policy
 from uncurtail.core.commit import Commit
 from uncurtail.core.events import (
     CoordinatorStarted,
@@ -19,18 +19,27 @@ from uncurtail.core.events import (
     SiteReleased,
     StopRequested,
     Trouble,
-    WindowClosed,
-    WindowOpened,
 )
 from uncurtail.core.fleet import Phase, Provision, Release, Seen, SiteState
+from uncurtail.core.forecasts import Experience
 from uncurtail.core.ledger import Ledger
 from uncurtail.core.orders import Desired, Heart, StepReport
-from uncurtail.core.policy import Verdict
+from uncurtail.core.policy import Budget, Deadline, Verdict
 from uncurtail.core.rounds import member
-from uncurtail.core.signals import Reading, usable
+from uncurtail.core.signals import Reading
+from uncurtail.deciding import Decider, WindowState
 from uncurtail.metering import Meter
 from uncurtail.orderdesk import Moment, Terms
-from uncurtail.ports import Commits, Feed, Merger, Post, Provisioner, Record, State
+from uncurtail.ports import (
+    Commits,
+    Feed,
+    Forecaster,
+    Merger,
+    Post,
+    Provisioner,
+    Record,
+    State,
+)
 from uncurtail.roundkeeper import RoundKeeper
 
 # A steady trouble is written once, and again after this long.
@@ -48,6 +57,7 @@ class Ports:
     merger: Merger
     commits: Commits
     record: Record
+    forecaster: Forecaster | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +73,8 @@ class Past:
     states: Mapping[str, SiteState]
     windows: Mapping[str, bool]
     ledger: Ledger
+    window_since: Mapping[str, float] = field(default_factory=dict)
+    experience: Mapping[str, Experience] = field(default_factory=dict)
 
 
 class Loop:
@@ -76,7 +88,19 @@ class Loop:
         self._epoch = past.epoch
         self._began = past.began
         self._states = {name: past.states.get(name, SiteState()) for name in config.sites}
-        self._windows = {name: past.windows.get(name, False) for name in config.sites}
+        windows = {
+            name: WindowState(
+                past.windows.get(name, False),
+                past.window_since.get(name, past.began),
+                past.experience.get(name, Experience()),
+            )
+            for name in config.sites
+        }
+        self._decider = Decider(config, windows, ports.forecaster, past.began)
+        self._sites = {
+            name: fleet.Site(name, site.provision_s, config.fleet)
+            for name, site in config.sites.items()
+        }
         self._hearts: Mapping[str, Heart] = {}
         self._alive: Mapping[str, frozenset[int]] = {}
         self._troubles: dict[str, float] = {}
@@ -126,9 +150,10 @@ class Loop:
         self._wind_down(now)
         self.rounds.collect(self._ports.post.receive(), now)
         self._close_round(now)
-        if self._stopping in ("budget", "duration"):
+        if self._stopping not in (None, "user"):
             self.rounds.evaluate_last(self._reachable(), now)
         self._alive = self._ports.provisioner.alive()
+        self._decide(now)
         self._reconcile(now)
         able = self._able()
         self.rounds.advance(able, now, stopping=self._stopping is not None)
@@ -144,18 +169,13 @@ class Loop:
         """Every reading gets its say at its own time, and silence has the last word."""
         for reading in taken:
             self._watch_window(reading.site, reading, max(reading.t, self._began), now.wall_s)
-        for site in self._windows:
+        for site in self._states:
             self._watch_window(site, self.meter.readings.get(site), now.t, now.wall_s)
 
     def _watch_window(self, site: str, reading: Reading | None, t: float, wall_s: float) -> None:
-        was_open = self._windows[site]
-        is_open = policy.window(self._config.policy, reading, was_open=was_open, now=t)
-        self._windows[site] = is_open
-        value = usable(reading, t, self._config.policy.stale_after_s)
-        if is_open and not was_open and value is not None:
-            self._emit(WindowOpened(t=t, wall_s=wall_s, site=site, intensity_g_per_kwh=value))
-        elif was_open and not is_open:
-            self._emit(WindowClosed(t=t, wall_s=wall_s, site=site, intensity_g_per_kwh=value))
+        event = self._decider.watch(site, reading, t, wall_s)
+        if event is not None:
+            self._emit(event)
 
     def _wind_down(self, now: Moment) -> None:
         if self._stopping is not None:
@@ -167,28 +187,37 @@ class Loop:
             elapsed_s=now.t - self._began,
             asked=self.asked_to_stop,
         )
+        if self._stopping is None and isinstance(self._config.policy, Budget):
+            self._stopping = self.meter.spent(now.t).over(self._config.policy)
         if self._stopping is not None:
             self._emit(StopRequested(t=now.t, wall_s=now.wall_s, reason=self._stopping))
 
-    def _verdict(self, site: str, now: Moment) -> Verdict:
+    def _decide(self, now: Moment) -> None:
+        """What each site should do, by all that is known."""
         if self._stopping is not None:
-            return Verdict.REST
-        return policy.decide(
-            self._config.policy,
-            window_open=self._windows[site],
-            up_since=self._states[site].up_since,
-            now=now.t,
-        )
+            self._decider.rest()
+            return
+        left_site_s = self._left_site_s() if isinstance(self._config.policy, Deadline) else None
+        self._decider.decide(now.t, self.meter.readings, self._states, left_site_s)
+
+    def _left_site_s(self) -> float | None:
+        """Training seconds of one site that are left, by the throughput so far."""
+        settings, head = self._config.policy, self.rounds.head
+        assert isinstance(settings, Deadline)
+        trained = Ledger.from_json(head.ledger, 1.0).total(phase=Phase.TRAINING)
+        budget = self._config.train.budget_tokens
+        return planner.left_site_s(settings, budget, head.tokens, trained.duration_s)
 
     def _reconcile(self, now: Moment) -> None:
         self._acted = False
-        for site, section in self._config.sites.items():
+        online = self._ports.post.online()
+        for site, known in self._sites.items():
             before = self._states[site]
             step = fleet.reconcile(
-                fleet.Site(site, section.provision_s, self._config.fleet),
+                known,
                 before,
-                self._verdict(site, now),
-                self._see(site),
+                self._decider.verdict(site),
+                self._see(site, online),
                 (now.t, now.wall_s),
             )
             self._states[site] = step.state
@@ -235,13 +264,14 @@ class Loop:
         if said:
             self._emit(*said)
 
-    def _see(self, site: str) -> Seen:
+    def _see(self, site: str, online: frozenset[str]) -> Seen:
         session = self._states[site].session
-        online = member(site, session) in self._ports.post.online()
         heart = self._hearts.get(site)
         return Seen(
             sessions=self._alive.get(site, frozenset()),
-            ready=online and heart is not None and heart.session == session,
+            ready=heart is not None
+            and heart.session == session
+            and member(site, session) in online,
             stepping=self._stepping(site),
             busy=self.rounds.busy(site, session),
         )
@@ -250,13 +280,16 @@ class Loop:
         heart = self._hearts.get(site)
         return heart is not None and heart.stepping and heart.session == self._states[site].session
 
+    def _trains(self, site: str) -> bool:
+        return self._decider.verdict(site) is Verdict.TRAIN
+
     def _able(self) -> dict[str, int]:
         """The sites that may train now, with their sessions."""
         leaving = (Phase.DRAINING, Phase.RELEASING)
         return {
             site: session
             for site, session in self._reachable().items()
-            if self._windows[site] and self._states[site].phase not in leaving
+            if self._trains(site) and self._states[site].phase not in leaving
         }
 
     def _reachable(self) -> dict[str, int]:
@@ -283,9 +316,7 @@ class Loop:
             site: Desired(
                 epoch=self._epoch,
                 session=state.session,
-                train=self._windows[site]
-                and self._stopping is None
-                and state.phase not in (Phase.DRAINING, Phase.RELEASING),
+                train=self._trains(site) and state.phase not in (Phase.DRAINING, Phase.RELEASING),
             )
             for site, state in self._states.items()
         }
@@ -305,6 +336,7 @@ class Loop:
             ("flower", self._ports.post.trouble),
             ("redis", self._ports.state.trouble),
             ("energy", self._ports.feed.trouble),
+            ("deadline", self._decider.trouble),
         ):
             if message is None:
                 self._troubles.pop(source, None)
@@ -334,7 +366,7 @@ class Loop:
         self.finished = True
 
     def _next_wake(self, t: float) -> float:
-        wakes = [self._ports.feed.next_change(t)]
+        wakes = [self._ports.feed.next_change(t), self._decider.next_wake(t)]
         if self._acted:  # look whether it helped
             wakes.append(t + 1.0)
         for site, state in self._states.items():
@@ -342,10 +374,10 @@ class Loop:
             wakes.append(stale + 0.001)
             if state.phase is Phase.PROVISIONING:
                 wakes.append(state.since + self._config.sites[site].provision_s)
-            if state.up_since is not None:
-                wakes.append(state.up_since + self._config.policy.min_up_s)
         if self.rounds.current is not None:
             wakes.append(self.rounds.current.deadline)
+        if isinstance(self._config.policy, Budget):
+            wakes.append(self.meter.spent(t).over_at(self._config.policy))
         if self._config.run.duration_s is not None:
             wakes.append(self._began + self._config.run.duration_s)
         return min((wake for wake in wakes if wake > t), default=float("inf"))

@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping
 
 from uncurtail.core.fleet import Phase, SiteSection
-from uncurtail.core.ledger import Ledger, Segment
+from uncurtail.core.ledger import J_PER_KWH, Ledger, Segment
+from uncurtail.core.policy import Spent
 from uncurtail.core.signals import Reading
 from uncurtail.ports import Feed, Record
 
@@ -45,6 +46,20 @@ class Meter:
     def advance(self, now: float) -> list[Reading]:
         """Take every reading up to `now`, each at its own time, however late this tick comes."""
         return self._take(self._read_until, now)
+
+    def spent(self, now: float) -> Spent:
+        """What was emitted and paid up to `now`, the time since the last cut included."""
+        prices = {n: (site.price_eur_per_kwh or 0.0) / J_PER_KWH for n, site in self._sites.items()}
+        kg = eur = kg_per_s = eur_per_s = 0.0
+        for (name, _), tally in self.ledger.tallies.items():
+            kg += tally.emissions_g / 1000.0
+            eur += tally.energy_j * prices.get(name, 0.0)
+        for name, site in self._sites.items():
+            power_w = site.power_w(self._phases[name])
+            kg_per_s += power_w * (self._value(name) or 0.0) / J_PER_KWH / 1000.0
+            eur_per_s += power_w * prices[name]
+        since_s = max(0.0, now - self.since)
+        return Spent(now, kg + kg_per_s * since_s, eur + eur_per_s * since_s, kg_per_s, eur_per_s)
 
     def change(self, phases: Mapping[str, Phase], now: float) -> None:
         """From `now` on, sites are in these phases."""

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from uncurtail.core.events import Event
+from uncurtail.core.forecasts import Forecast
 from uncurtail.core.ledger import Segment
 from uncurtail.core.orders import Announcement, Desired, Heart, StepReport
 from uncurtail.core.rounds import Order, Reply
@@ -28,6 +29,18 @@ class Feed(Protocol):
 
     def draw(self, start: float, end: float, power_w: Mapping[str, float]) -> dict[str, float]:
         """Hold these loads over [start, end); the average power (W) drawn from the grid by each."""
+        ...
+
+
+class Forecaster(Protocol):
+    """What is believed of the power to come."""
+
+    def forecast(self, site: str, now: float) -> Forecast | None:
+        """The newest forecast that was issued by `now`; None when there is none."""
+        ...
+
+    def renewed(self, now: float) -> float:
+        """When the next one comes after `now`; infinite when never."""
         ...
 
 

@@ -1,7 +1,7 @@
 """Config to adapters to Loop: the only file that picks implementations."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from uncurtail.core.events import (
     WindowOpened,
     unix,
 )
+from uncurtail.core.forecasts import Experience, Noise
+from uncurtail.core.issues import Issues, Issuing
 from uncurtail.core.leases import FreeSteps
 from uncurtail.core.ledger import Ledger
 from uncurtail.core.signals import Kind, Reading, Signal, Trace
@@ -130,6 +132,16 @@ def _traces(config: Config, start: float) -> dict[str, Trace]:
     }
 
 
+def forecaster(config: Config, known: Mapping[str, Trace], start: float) -> Issues | None:
+    """What forecasts come from; None when there are none."""
+    energy = config.energy
+    if energy.forecast == "none":
+        return None
+    noise = Noise(seed=energy.seed, clean_below=config.policy.enter_below_g_per_kwh)
+    issuing = Issuing(energy.forecast, energy.forecast_horizon_s, energy.forecast_every_s, noise)
+    return Issues(issuing, known.__getitem__, start)
+
+
 def start_time(config: Config, wall_s: float) -> float:
     """Simulated start of a run."""
     return wall_s if config.clock.start == "now" else unix(config.clock.start)
@@ -201,6 +213,8 @@ def past(config: Config, folder: RunFolder, head: Commit, start: float) -> Past:
         evaluated=frozenset(e.version for e in events if isinstance(e, Evaluated)),
         states=fleet.replay(config.sites, events),
         windows=_windows(config.sites, events),
+        window_since={e.site: e.t for e in events if isinstance(e, WindowOpened | WindowClosed)},
+        experience=_experience(config.sites, events),
         ledger=Ledger.from_segments((row.segment for row in power), clean_below),
     )
 
@@ -231,6 +245,7 @@ def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
         merger=UpdateMerger(blobs, config.outer),
         commits=blobs,
         record=Journal(folder),
+        forecaster=forecaster(config, known, before.began),
     )
     loop = Loop(config, folder.run_id, ports, before, batch * length)
     heard = last_readings(folder)
@@ -241,6 +256,20 @@ def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
     else:
         loop.meter.begin()
     return loop
+
+
+def _experience(sites: Iterable[str], events: Iterable[Event]) -> dict[str, Experience]:
+    """How long each site's windows lasted; one that ended in unknown power says nothing."""
+    found = {site: Experience() for site in sites}
+    opened: dict[str, float] = {}
+    for event in events:
+        if isinstance(event, WindowOpened):
+            opened[event.site] = event.t
+        elif isinstance(event, WindowClosed) and event.site in found:
+            since = opened.pop(event.site, None)
+            if since is not None and event.intensity_g_per_kwh is not None:
+                found[event.site].add(event.t - since)
+    return found
 
 
 def _windows(sites: Iterable[str], events: Iterable[Event]) -> dict[str, bool]:

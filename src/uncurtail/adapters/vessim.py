@@ -39,6 +39,8 @@ class VessimFeed:
             ValueError: `start` is not finite.
         """
         self._start = start
+        # The stretch in which nothing is published, as last found: most calls fall into it.
+        self._quiet = (math.inf, -math.inf)
         self._microgrids = Microgrids(traces, start)
         self._sites = {name: _Site(trace, start) for name, trace in traces.items()}
 
@@ -49,7 +51,7 @@ class VessimFeed:
         the start. A value that becomes unknown is a Reading of None at that time. A value published
         again is told again, because it renews the reading's age. Asking twice gives the same.
         """
-        if until < self._start:
+        if until < self._start or (self._quiet[0] <= after and until < self._quiet[1]):
             return []
         first = [self._start] if after < self._start else []
         since = max(after, self._start)
@@ -67,8 +69,10 @@ class VessimFeed:
         """When `readings` has something new after `now`; infinity when nothing ever will."""
         if now < self._start:
             return self._start
-        changes = (site.trace.next_change(now) for site in self._sites.values())
-        return min(changes, default=math.inf)
+        if not self._quiet[0] <= now < self._quiet[1]:
+            changes = (site.trace.next_change(now) for site in self._sites.values())
+            self._quiet = (now, min(changes, default=math.inf))
+        return self._quiet[1]
 
     def draw(self, start: float, end: float, power_w: Mapping[str, float]) -> dict[str, float]:
         """Advance every microgrid over [start, end): see `Microgrids.draw`."""

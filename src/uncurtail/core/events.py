@@ -177,7 +177,7 @@ class Evaluated(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopRequested(Event):
-    """The run is winding down: `reason` is budget, duration or user."""
+    """The run is winding down: `reason` is budget, duration, user, emissions or cost."""
 
     reason: str
     decided_by: ClassVar[str] = "uncurtail.core.policy.stop_reason"

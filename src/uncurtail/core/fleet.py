@@ -11,7 +11,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from uncurtail.core.events import Event, SitePhase, SiteProvisioned, SiteReleased
-from uncurtail.core.policy import Verdict
+from uncurtail.core.policy import Costs, Verdict
 from uncurtail.core.section import Section
 
 
@@ -38,6 +38,7 @@ class SiteSection(Section):
     idle_power_w: float = Field(default=468.0, ge=0)  # the paper's 4xA100 node
     train_power_w: float = Field(default=2024.0, ge=0)
     provision_power_w: float | None = Field(default=None, ge=0)  # unset: idle_power_w
+    price_eur_per_kwh: float | None = Field(default=None, ge=0)
     threads: int = Field(default=1, ge=1)  # of all its ranks together
     ranks: int = Field(default=1, ge=1)  # processes that share each step; one for each GPU
     cuda_devices: str | None = None  # "0,1": the GPU slot; unset: CPU
@@ -55,6 +56,11 @@ class SiteSection(Section):
                 return self.idle_power_w
             case Phase.TRAINING | Phase.DRAINING:
                 return self.train_power_w
+
+    def costs(self) -> Costs:
+        """What policies weigh."""
+        power_w = self.power_w(Phase.PROVISIONING)
+        return Costs(self.train_power_w, self.idle_power_w, power_w, self.provision_s)
 
 
 class FleetSection(Section):
@@ -151,7 +157,7 @@ def reconcile(
     """
     strays = tuple(Release(site.name, s) for s in sorted(seen.sessions) if s != state.session)
     step = _own_session(site, state, verdict, seen, now)
-    return replace(step, actions=strays + step.actions)
+    return replace(step, actions=strays + step.actions) if strays else step
 
 
 def _own_session(
@@ -201,7 +207,8 @@ def _released(
     if state.session in seen.sessions:  # released by belief, still there: say it again
         return Step(state, (Release(site.name, state.session),))
     # A stray goes first: it may hold the GPU that a new session needs.
-    if seen.sessions or verdict is not Verdict.TRAIN or now[1] < state.retry_wall:
+    wanted = verdict in (Verdict.TRAIN, Verdict.READY)
+    if seen.sessions or not wanted or now[1] < state.retry_wall:
         return Step(state)
     started = _enter(
         replace(state, session=state.session + 1, up_since=now[0]), Phase.PROVISIONING, now

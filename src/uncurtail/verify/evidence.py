@@ -16,7 +16,7 @@ from uncurtail.core.events import Event, RunEnded, iso
 from uncurtail.core.fleet import SiteSection
 from uncurtail.core.leases import Interval
 from uncurtail.core.orders import StepReport
-from uncurtail.core.policy import PolicySection
+from uncurtail.core.policy import PolicySection, read_policy
 from uncurtail.core.signals import Reading
 from uncurtail.runfolder import POWER, READINGS, STEPS, PowerRow, RunFolder
 
@@ -203,7 +203,7 @@ class Evidence:
         raw: dict[str, Any] = json.loads(self.folder.resolved.read_text(encoding="utf-8"))
         return Setup(
             speed=float(raw["clock"]["speed"]),
-            policy=PolicySection(**raw["policy"]),
+            policy=read_policy(raw["policy"]),
             sites={name: SiteSection(**body) for name, body in raw["sites"].items()},
             raw=raw,
         )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from uncurtail.core.events import iso
 from uncurtail.core.fleet import Phase
-from uncurtail.core.policy import PolicySection, stale_at, window
+from uncurtail.core.policy import Always, Deadline, PolicySection, stale_at, window
 from uncurtail.core.signals import Reading, usable
 from uncurtail.verify.evidence import Evidence, Finding, judged
 
@@ -16,8 +16,11 @@ Stretch = tuple[float, float]
 def only_in_windows(run: Evidence) -> Finding:
     """Every stretch of training lies in a window; a step outside belongs to a draining site."""
     policy, late_s = run.setup.policy, run.tolerance_s
+    if isinstance(policy, Deadline):
+        return Finding(None, 'policy.kind is "deadline": its plan may train outside of windows')
     found = {site: windows(policy, rows) for site, rows in run.readings.items()}
-    open_ = {site: _widened(stretches, late_s) for site, stretches in found.items()}
+    lingers_s = getattr(policy, "linger_s", 0.0)
+    open_ = {site: _widened(found[site], late_s + lingers_s) for site in found}
     problems = [
         f"{site} trains outside its windows {iso(start)} - {iso(end)}"
         for site, start, end in _outside(run, Phase.TRAINING, open_)
@@ -35,7 +38,7 @@ def only_in_windows(run: Evidence) -> Finding:
 def known_power(run: Evidence) -> Finding:
     """No stretch of training while nobody knew how clean the power was."""
     policy = run.setup.policy
-    if policy.kind == "always":
+    if isinstance(policy, Always):
         return Finding(None, 'policy.kind is "always": this baseline trains on any power')
     known = {
         site: _widened(_known(policy, rows), run.tolerance_s) for site, rows in run.readings.items()
@@ -51,7 +54,7 @@ def known_power(run: Evidence) -> Finding:
 
 def windows(policy: PolicySection, readings: Sequence[Reading]) -> list[Stretch]:
     """A site's windows by its readings: hysteresis at each, and closed when one goes stale."""
-    if policy.kind == "always":
+    if isinstance(policy, Always):
         return [(-math.inf, math.inf)]
     found: list[Stretch] = []
     opened: float | None = None

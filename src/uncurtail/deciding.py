@@ -1,0 +1,155 @@
+"""From what is known of every site's power to what each should do: policies, asked each tick."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from uncurtail.config import Config
+from uncurtail.core import policy
+from uncurtail.core.events import Event, WindowClosed, WindowOpened
+from uncurtail.core.fleet import Phase, SiteState
+from uncurtail.core.forecasts import Experience, Forecast
+from uncurtail.core.planner import Plan, Stand, Work, make_plan
+from uncurtail.core.policy import Costs, Deadline, Decision, Verdict, View
+from uncurtail.core.signals import Reading, usable
+from uncurtail.ports import Forecaster
+
+
+@dataclass(slots=True)
+class WindowState:
+    """A site's window: open or not, since when (simulated), and how long those before lasted."""
+
+    open: bool
+    since: float
+    experience: Experience
+
+
+class Decider:
+    """Keeps windows and the plan, and asks the policy. Times are simulated unix seconds."""
+
+    def __init__(
+        self,
+        config: Config,
+        windows: Mapping[str, WindowState],
+        forecaster: Forecaster | None,
+        began: float,
+    ) -> None:
+        """`windows` are what an earlier coordinator left; `began` is the start of the run."""
+        self._config = config
+        self._policy = config.policy
+        self._forecaster = forecaster
+        self._began = began
+        self._costs: dict[str, Costs] = {name: site.costs() for name, site in config.sites.items()}
+        self._windows = dict(windows)
+        self._plan: Plan | None = None
+        self._decisions: dict[str, Decision] = {}
+        self.trouble: str | None = None  # what a deadline forces, for people to read
+
+    def watch(self, site: str, reading: Reading | None, t: float, wall_s: float) -> Event | None:
+        """Take in a reading at its time; the event if the window opened or closed by it."""
+        seen = self._windows[site]
+        is_open = policy.window(self._policy, reading, was_open=seen.open, now=t)
+        if is_open == seen.open:
+            return None
+        value = usable(reading, t, self._policy.stale_after_s)
+        if not is_open and value is not None:
+            seen.experience.add(t - seen.since)
+        seen.open, seen.since = is_open, t
+        self._plan = None
+        if not is_open:
+            return WindowClosed(t=t, wall_s=wall_s, site=site, intensity_g_per_kwh=value)
+        if value is None:
+            return None
+        return WindowOpened(t=t, wall_s=wall_s, site=site, intensity_g_per_kwh=value)
+
+    def rest(self) -> None:
+        """The run winds down: nobody does anything any more."""
+        self.trouble = None
+        self._decisions = dict.fromkeys(self._windows, policy.REST)
+
+    def decide(
+        self,
+        now: float,
+        readings: Mapping[str, Reading],
+        states: Mapping[str, SiteState],
+        left_site_s: float | None,
+    ) -> None:
+        """Ask the policy about every site.
+
+        Args:
+            now: The time.
+            readings: Each site's newest.
+            states: What is believed of each site.
+            left_site_s: Training seconds of one site that are left to do; None when unknown.
+        """
+        stale_s = self._policy.stale_after_s
+        values = {name: usable(readings.get(name), now, stale_s) for name in self._windows}
+        if isinstance(self._policy, Deadline) and left_site_s is not None:
+            self._replan(now, values, states, left_site_s)
+        for site, seen in self._windows.items():
+            view = View(
+                now=now,
+                value=values[site],
+                window_open=seen.open,
+                since=seen.since,
+                up_since=states[site].up_since,
+                forecast=self._forecast(site, now),
+                experience=seen.experience,
+                spans=None if self._plan is None else self._plan.spans.get(site),
+            )
+            self._decisions[site] = policy.decide(self._policy, self._costs[site], view)
+
+    def verdict(self, site: str) -> Verdict:
+        """What the site should do."""
+        return self._decisions[site].verdict
+
+    def next_wake(self, t: float) -> float:
+        """When to decide again, even if nothing is heard."""
+        wakes = [decision.revisit for decision in self._decisions.values()]
+        if self._forecaster is not None:
+            wakes.append(self._forecaster.renewed(t))
+        if self._plan is not None:
+            wakes.append(self._plan.revisit)
+        return min((wake for wake in wakes if wake > t), default=math.inf)
+
+    def _forecast(self, site: str, now: float) -> Forecast | None:
+        return None if self._forecaster is None else self._forecaster.forecast(site, now)
+
+    def _replan(
+        self,
+        now: float,
+        values: Mapping[str, float | None],
+        states: Mapping[str, SiteState],
+        left_site_s: float,
+    ) -> None:
+        assert isinstance(self._policy, Deadline)
+        if self._plan is not None and now < self._plan.revisit:
+            return
+        work = Work(
+            now,
+            self._began + self._policy.deadline_s,
+            left_site_s,
+            self._config.plan.round_overhead_share,
+        )
+        stands = {
+            name: Stand(
+                self._costs[name],
+                values[name],
+                self._windows[name].open,
+                _ready_at(states[name], self._costs[name], now),
+                self._forecast(name, now),
+            )
+            for name in self._windows
+        }
+        self._plan = make_plan(self._policy, work, stands)
+        self.trouble = self._plan.no_choice
+
+
+def _ready_at(state: SiteState, costs: Costs, now: float) -> float | None:
+    match state.phase:
+        case Phase.IDLE | Phase.TRAINING:
+            return now
+        case Phase.PROVISIONING:
+            return max(now, state.since + costs.provision_s)
+        case Phase.RELEASED | Phase.DRAINING | Phase.RELEASING:
+            return None

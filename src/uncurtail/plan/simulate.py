@@ -1,0 +1,369 @@
+"""A run in virtual time: the loop's own decisions, from change point to change point.
+
+What is modelled: windows by the readings, provisioning for `provision_s`, training at a constant
+rate, the time that sites which train together lose to rounds, a cap on sites, and an end when the
+work is done. What is not: rounds themselves, messages, crashes, the last step of a closing window.
+"""
+
+import heapq
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from uncurtail.core.fleet import Phase
+from uncurtail.core.forecasts import Experience, perfect
+from uncurtail.core.issues import Issues
+from uncurtail.core.planner import Stand, Work, make_plan
+from uncurtail.core.policy import (
+    Costs,
+    Deadline,
+    Decision,
+    Lookahead,
+    PolicySection,
+    Span,
+    Verdict,
+    View,
+    decide,
+)
+from uncurtail.core.signals import Trace
+from uncurtail.plan.changes import find_changes
+from uncurtail.plan.integrate import Energy, Integral, Spans, intersect, rows_between, together
+
+INF = math.inf
+# In place of a site: the plan of all of them is due.
+REPLAN = -1
+
+
+@dataclass(slots=True)
+class Scenario:
+    """What is asked: `train_site_s` seconds of one site's training, from `start`, by `until`.
+
+    `round_overhead_share` is the share of the time that a site spends idle while two or more train
+    together; training alone costs nothing. `max_sites` may be provisioned at once.
+    """
+
+    policy: PolicySection
+    sites: Mapping[str, Costs]
+    traces: Mapping[str, Trace]
+    start: float
+    until: float
+    train_site_s: float = INF
+    round_overhead_share: float = 0.0
+    max_sites: int | None = None
+    issues: Issues | None = None
+    prices: Mapping[str, Trace] | None = None
+
+
+@dataclass(slots=True)
+class SiteOutcome:
+    """What one site did: `phases` are (phase, start, end), in order, without released time."""
+
+    phases: list[tuple[Phase, float, float]] = field(default_factory=list)
+    provisions: int = 0
+    train_s: float = 0.0
+    energy: Energy = field(default_factory=Energy)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What the run did. `end` is when its work was done, or when training last ended."""
+
+    start: float
+    end: float
+    completed: bool
+    train_site_s: float
+    sites: dict[str, SiteOutcome]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def energy(self) -> Energy:
+        """The sum over sites."""
+        total = Energy()
+        for site in self.sites.values():
+            total.add(site.energy)
+        return total
+
+    @property
+    def provisions(self) -> int:
+        """How often a site was started."""
+        return sum(site.provisions for site in self.sites.values())
+
+
+class _Site:
+    """One site's state, as far as decisions need it."""
+
+    __slots__ = (
+        "at", "changes", "costs", "experience", "known", "name", "open", "outcome", "phase",
+        "ready_at", "since", "start_of_phase", "up_since", "version",
+    )  # fmt: skip
+
+    def __init__(self, name: str, scenario: Scenario) -> None:
+        self.name = name
+        self.costs = scenario.sites[name]
+        trace = scenario.traces[name]
+        self.changes = find_changes(scenario.policy, trace, scenario.start, scenario.until)
+        self.at = 0
+        self.known = self.open = False
+        self.since = scenario.start
+        self.phase = Phase.RELEASED
+        self.start_of_phase = scenario.start
+        self.ready_at = INF
+        self.up_since: float | None = None
+        self.version = 0
+        self.experience = Experience() if isinstance(scenario.policy, Lookahead) else None
+        self.outcome = SiteOutcome()
+
+    def observe(self, now: float) -> bool:
+        """Take in what changed up to `now`; whether anything did."""
+        times, before = self.changes.times, self.at
+        while self.at < len(times) and times[self.at] <= now:
+            t, known, is_open = (
+                times[self.at],
+                self.changes.known[self.at],
+                self.changes.open[self.at],
+            )
+            if is_open != self.open:
+                if self.open and known and self.experience is not None:
+                    self.experience.add(t - self.since)
+                self.since = t
+            self.known, self.open = known, is_open
+            self.at += 1
+        return self.at > before
+
+    def next_change(self) -> float:
+        times = self.changes.times
+        return times[self.at] if self.at < len(times) else INF
+
+    def enter(self, phase: Phase, now: float) -> None:
+        if phase is self.phase:
+            return
+        if self.phase is not Phase.RELEASED and now > self.start_of_phase:
+            self.outcome.phases.append((self.phase, self.start_of_phase, now))
+        self.phase, self.start_of_phase = phase, now
+
+
+def simulate(scenario: Scenario) -> Outcome:
+    """Play the scenario to its end; the same scenario gives the same outcome, bit for bit.
+
+    Each provision is matched by a release: at the latest when the work is done or `until` comes.
+    """
+    return _Simulation(scenario).run()
+
+
+class _Simulation:
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.sites = [_Site(name, scenario) for name in scenario.sites]
+        self.heap = [(scenario.start, index, 0) for index in range(len(self.sites))]
+        self.now = scenario.start
+        self.training = 0
+        self.up = 0
+        self.waiting: list[int] = []
+        self.done_s = 0.0
+        self.last_trained = scenario.start
+        self.completed = False
+        self.spans: Mapping[str, tuple[Span, ...]] = {}
+        self.notes: dict[str, None] = {}
+        self.replanned = 0
+        if isinstance(scenario.policy, Deadline):
+            self.heap.insert(0, (scenario.start, REPLAN, 0))
+
+    def run(self) -> Outcome:
+        """Event after event, then the integrals."""
+        scenario, heap = self.scenario, self.heap
+        self.completed = scenario.train_site_s <= 0.0
+        while heap and not self.completed:
+            t, index, version = heapq.heappop(heap)
+            if index == REPLAN:
+                if version == self.replanned and self._advance(min(t, scenario.until)):
+                    self._replan(t)
+                continue
+            site = self.sites[index]
+            if version != site.version:
+                continue
+            if not self._advance(min(t, scenario.until)) or t >= scenario.until:
+                break
+            self._handle(index, site, t)
+        else:
+            if not self.completed:
+                self._advance(scenario.until)
+        for site in self.sites:
+            site.enter(Phase.RELEASED, self.now)
+        return self._outcome()
+
+    def _rate(self) -> float:
+        """Training site-seconds a second."""
+        if self.training < 2:
+            return float(self.training)
+        return self.training * (1.0 - self.scenario.round_overhead_share)
+
+    def _advance(self, t: float) -> bool:
+        """Move time to `t`, or to when the work is done; False when it is."""
+        rate = self._rate()
+        if rate > 0.0:
+            left = self.scenario.train_site_s - self.done_s
+            if rate * (t - self.now) >= left:
+                self.now += left / rate
+                self.done_s, self.completed = self.scenario.train_site_s, True
+                self.last_trained = self.now
+                return False
+            self.done_s += rate * (t - self.now)
+            self.last_trained = t
+        self.now = t
+        return True
+
+    def _handle(self, index: int, site: _Site, now: float) -> None:
+        if site.observe(now) and isinstance(self.scenario.policy, Deadline):
+            self._replan(now)
+        if site.phase is Phase.PROVISIONING and now >= site.ready_at:
+            site.enter(Phase.IDLE, now)
+        decision = decide(self.scenario.policy, site.costs, self._view(site, now))
+        waits = not self._apply(site, decision.verdict, now)
+        if waits and index not in self.waiting:
+            self.waiting.append(index)
+        site.version += 1
+        heapq.heappush(self.heap, (self._next(site, decision, now), index, site.version))
+
+    def _replan(self, now: float) -> None:
+        """Make the plan anew, and ask every site again."""
+        scenario = self.scenario
+        assert isinstance(scenario.policy, Deadline)
+        work = Work(
+            now,
+            min(scenario.start + scenario.policy.deadline_s, scenario.until),
+            scenario.train_site_s - self.done_s,
+            scenario.round_overhead_share,
+            scenario.max_sites,
+        )
+        plan = make_plan(scenario.policy, work, {s.name: self._stand(s, now) for s in self.sites})
+        self.spans = plan.spans
+        if plan.no_choice is not None:
+            self.notes.setdefault(plan.no_choice)
+        self.replanned += 1
+        if plan.revisit < scenario.until:
+            heapq.heappush(self.heap, (max(plan.revisit, now + 1.0), REPLAN, self.replanned))
+        for index, site in enumerate(self.sites):
+            site.version += 1
+            heapq.heappush(self.heap, (now, index, site.version))
+
+    def _stand(self, site: _Site, now: float) -> Stand:
+        scenario = self.scenario
+        value = scenario.traces[site.name].at(now) if site.known else None
+        ready_at = None if site.up_since is None else site.ready_at
+        issues, prices = scenario.issues, scenario.prices
+        forecast = None if issues is None else issues.forecast(site.name, now)
+        price = None if prices is None else perfect(prices[site.name], site.name, now, INF)
+        return Stand(site.costs, value, site.open, ready_at, forecast, price)
+
+    def _next(self, site: _Site, decision: Decision, now: float) -> float:
+        due = min(site.next_change(), decision.revisit if decision.revisit > now else INF)
+        if site.phase is Phase.PROVISIONING:
+            due = min(due, site.ready_at)
+        if self.scenario.issues is not None and site.open and site.phase is Phase.RELEASED:
+            due = min(due, self.scenario.issues.renewed(now))
+        return due
+
+    def _view(self, site: _Site, now: float) -> View:
+        scenario = self.scenario
+        forecast = None
+        if scenario.issues is not None and not isinstance(scenario.policy, Deadline):
+            forecast = scenario.issues.forecast(site.name, now)
+        # Which value it is matters to no decision but for whether it is known.
+        value = 0.0 if site.known else None
+        return View(
+            now,
+            value,
+            site.open,
+            site.since,
+            site.up_since,
+            forecast,
+            site.experience,
+            self.spans.get(site.name),
+        )
+
+    def _apply(self, site: _Site, verdict: Verdict, now: float) -> bool:
+        """Move the site towards its verdict; False when it must wait for another to go."""
+        if site.phase is Phase.RELEASED:
+            if verdict not in (Verdict.TRAIN, Verdict.READY):
+                return True
+            cap = self.scenario.max_sites
+            if cap is not None and self.up >= cap:
+                return False
+            self._provision(site, now)
+        if verdict is Verdict.REST:
+            self._release(site, now)
+        elif site.phase is not Phase.PROVISIONING:
+            self._train(site, now, verdict is Verdict.TRAIN)
+        return True
+
+    def _provision(self, site: _Site, now: float) -> None:
+        self.up += 1
+        site.outcome.provisions += 1
+        site.up_since, site.ready_at = now, now + site.costs.provision_s
+        site.enter(Phase.PROVISIONING if site.ready_at > now else Phase.IDLE, now)
+
+    def _train(self, site: _Site, now: float, wanted: bool) -> None:
+        self.training += wanted - (site.phase is Phase.TRAINING)
+        site.enter(Phase.TRAINING if wanted else Phase.IDLE, now)
+
+    def _release(self, site: _Site, now: float) -> None:
+        self.training -= site.phase is Phase.TRAINING
+        self.up -= 1
+        site.up_since = None
+        site.enter(Phase.RELEASED, now)
+        for index in self.waiting:  # there is room now: ask them again
+            waiting = self.sites[index]
+            waiting.version += 1
+            heapq.heappush(self.heap, (now, index, waiting.version))
+        self.waiting.clear()
+
+    def _outcome(self) -> Outcome:
+        scenario = self.scenario
+        trained = [_spans(site.outcome, Phase.TRAINING) for site in self.sites]
+        share = scenario.round_overhead_share
+        shared = together(trained) if share > 0.0 else (np.empty(0), np.empty(0))
+        for site, spans in zip(self.sites, trained, strict=True):
+            _account(scenario, site, spans, intersect(spans, shared))
+        end = self.now if self.completed else self.last_trained
+        sites = {site.name: site.outcome for site in self.sites}
+        notes = list(self.notes)
+        return Outcome(scenario.start, end, self.completed, self.done_s, sites, notes)
+
+
+def _spans(outcome: SiteOutcome, phase: Phase) -> Spans:
+    rows = [(start, end) for what, start, end in outcome.phases if what is phase]
+    array = np.array(rows, dtype=np.float64).reshape(-1, 2)
+    return array[:, 0], array[:, 1]
+
+
+def _account(scenario: Scenario, site: _Site, trained: Spans, shared: Spans) -> None:
+    """Integrate one site's phases; the shared part of its training is partly idle."""
+    trace, costs, share = scenario.traces[site.name], site.costs, scenario.round_overhead_share
+    clean_below = scenario.policy.enter_below_g_per_kwh
+    integral = Integral(trace, rows_between(trace, scenario.start, scenario.until), clean_below)
+    prices = None
+    if scenario.prices is not None:
+        price = scenario.prices[site.name]
+        prices = Integral(price, rows_between(price, scenario.start, scenario.until), clean_below)
+    lost_w = share * (costs.idle_power_w - costs.train_power_w)
+    for spans, power_w in (
+        (trained, costs.train_power_w),
+        (shared, lost_w),
+        (_spans(site.outcome, Phase.IDLE), costs.idle_power_w),
+        (_spans(site.outcome, Phase.PROVISIONING), costs.provision_power_w),
+    ):
+        site.outcome.energy.add(integral.energy(spans, power_w, prices))
+    shared_s = float((shared[1] - shared[0]).sum())
+    site.outcome.train_s = float((trained[1] - trained[0]).sum()) - share * shared_s
+
+
+def events(outcome: Outcome) -> Iterator[tuple[float, str, Phase]]:
+    """Every change of phase, in order of time: (from when, site, phase)."""
+    rows = [
+        (start, name, phase)
+        for name, site in outcome.sites.items()
+        for phase, start, _ in site.phases
+    ]
+    yield from sorted(rows)

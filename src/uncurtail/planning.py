@@ -1,0 +1,169 @@
+"""What `uncurtail plan` does: from an experiment to policies side by side, without any GPU."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from uncurtail import config, wiring
+from uncurtail.adapters import clock
+from uncurtail.config import Config, ConfigError
+from uncurtail.core.signals import Trace
+from uncurtail.plan.compare import Comparison, compare
+from uncurtail.report.planned import Game, Limit, draw_plan
+from uncurtail.report.style import mass, number, percent
+from uncurtail.runfolder import write_atomic
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to plan. `sweep` is KEY=A,B,C; `policies` are names, divided by commas."""
+
+    experiment: Path
+    overrides: list[str]
+    sweep: str | None = None
+    policies: str | None = None
+    plans: Path = Path("plans")
+
+
+@dataclass(frozen=True, slots=True)
+class _Played:
+    label: str | None  # the value of the sweep's key
+    settings: Config
+    traces: Mapping[str, Trace]
+    result: Comparison
+
+
+def plan(request: Request, console: "Console", *, as_json: bool) -> str | None:
+    """Compare policies; returns the JSON, or None after showing a table and writing figures.
+
+    Raises:
+        UserError: The experiment, the sweep or a policy's name must be mended first.
+    """
+    names = None if request.policies is None else [n for n in request.policies.split(",") if n]
+    played: list[_Played] = []
+    for label, override in _values(request.sweep):
+        settings = config.load(request.experiment, [*request.overrides, *override])
+        start = wiring.start_time(settings, clock.wall())
+        traces = wiring.traces(settings, start)
+        played.append(_Played(label, settings, traces, compare(settings, traces, start, names)))
+    body = _body(request, played)
+    if as_json:
+        return json.dumps(body, allow_nan=False)
+    for one in played:
+        console.print(_table(one))
+        for note in one.result.notes:
+            console.print(f"[yellow]{note}[/yellow]", highlight=False)
+    folder = _write(request, played, body)
+    console.print(f"Figures and plan.json: {folder}", highlight=False, soft_wrap=True)
+    console.print(_next_step(request, played[0].settings), highlight=False, soft_wrap=True)
+    return None
+
+
+def _values(sweep: str | None) -> list[tuple[str | None, list[str]]]:
+    if sweep is None:
+        return [(None, [])]
+    key, equals, values = sweep.partition("=")
+    labels = [value for value in values.split(",") if value]
+    if not equals or not key or not labels:
+        raise ConfigError(
+            f"--sweep {sweep}: write KEY=A,B,C, as policy.enter_below_g_per_kwh=80,100"
+        )
+    return [(label, [f"{key}={label}"]) for label in labels]
+
+
+def _body(request: Request, played: list[_Played]) -> dict[str, Any]:
+    if request.sweep is None:
+        return played[0].result.to_json()
+    key = request.sweep.partition("=")[0]
+    return {"sweep": key, "values": {str(one.label): one.result.to_json() for one in played}}
+
+
+def _table(one: _Played) -> "Table":
+    from rich.table import Table
+
+    result = one.result
+    swept = "" if one.label is None else f"{one.label}: "
+    table = Table(
+        title=f"{swept}{number(result.work_h, 'h')} of one site's training",
+        title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0),
+        header_style="dim",
+    )  # fmt: skip
+    table.add_column("policy")
+    heads = ("makespan", "CO₂", "above the best", "g/train h", "in windows", "starts", "energy")
+    for head in heads:
+        table.add_column(head, justify="right")
+    for row in result.rows:
+        numbers = row.to_json()
+        kg, hours = numbers["emissions_kg"], numbers["train_site_h"]
+        gap = numbers["gap_to_oracle"]
+        table.add_row(
+            row.name,
+            number(numbers["makespan_h"], "h") + ("" if row.outcome.completed else " unfinished"),
+            mass(kg),
+            "unknown" if gap is None else percent(gap),
+            f"{kg * 1000 / hours:.1f}" if kg is not None and hours else "-",
+            percent(numbers["in_window_share"]),
+            str(numbers["provisions"]),
+            number(numbers["energy_kwh"], "kWh"),
+        )
+    if result.best is not None:
+        best = result.best
+        table.add_row(
+            "the best possible",
+            number(best.makespan_h, "h"),
+            mass(best.emissions_kg),
+            style="green",
+        )
+    for site, kg in result.baselines_kg.items():
+        table.add_row(f"{site} alone, always on", number(result.work_h, "h"), mass(kg), style="dim")
+    return table
+
+
+def _write(request: Request, played: list[_Played], body: dict[str, Any]) -> Path:
+    stamp = datetime.fromtimestamp(clock.wall(), tz=UTC).strftime("%Y%m%d-%H%M%S")
+    folder = request.plans / f"{played[0].settings.name}-{stamp}"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(request.experiment, folder / "experiment.toml")
+    write_atomic(folder / "resolved.json", config.dump(played[0].settings))
+    write_atomic(folder / "plan.json", json.dumps(body, indent=1, allow_nan=False) + "\n")
+    games = [game for one in played for game in _games(one)]
+    limits = {
+        (row.best.makespan_h, row.best.emissions_kg)
+        for one in played
+        for row in one.result.rows
+        if row.best is not None
+    }
+    clean_below = played[0].settings.policy.enter_below_g_per_kwh
+    draw_plan(folder, games, played[0].traces, [Limit(kg, h) for h, kg in limits], clean_below)
+    return folder
+
+
+def _games(one: _Played) -> list[Game]:
+    return [
+        Game(
+            row.name if one.label is None else f"{row.name} {one.label}",
+            row.outcome.start,
+            row.outcome.end,
+            row.outcome.completed,
+            row.outcome.energy.emissions_g / 1000.0,
+            {name: site.phases for name, site in row.outcome.sites.items()},
+        )
+        for row in one.result.rows
+    ]
+
+
+def _next_step(request: Request, settings: Config) -> str:
+    if request.sweep is None:
+        sweep = "policy.enter_below_g_per_kwh=80,100,120"
+        if settings.plan.policies:  # its rows have policies of their own
+            sweep = "plan.round_overhead_share=0,0.02,0.2"
+        return f"Next: uncurtail plan {request.experiment} --sweep {sweep}"
+    return f"Next: uncurtail run {request.experiment}, with the value that you like best by --set"
