@@ -6,7 +6,7 @@ Vessim samples at ticks, so both are given the run's power with its changes move
 from dataclasses import replace
 from itertools import pairwise
 
-import pandas as pd
+import pandas as pd  # type: ignore[import-untyped]
 import pytest
 import vessim
 from vessim.metrics import GridImportEmissions

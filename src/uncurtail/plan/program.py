@@ -76,7 +76,7 @@ class Program:
 
 def slot_means(trace: Trace, start: float, num_slots: int, slot_s: float) -> Array:
     """The mean intensity (gCO2/kWh) of each slot; NaN where any of it is unknown."""
-    edges = start + slot_s * np.arange(num_slots + 1)
+    edges: Array = start + slot_s * np.arange(num_slots + 1, dtype=np.float64)
     amounts, known_s = integrate(trace, edges[:-1], edges[1:])
     whole: Array = np.where(known_s >= slot_s * (1.0 - 1e-6), amounts / slot_s, np.nan)
     return whole
