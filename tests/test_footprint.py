@@ -177,7 +177,8 @@ def test_not_waiting_takes_the_cleanest_site_of_the_first_moment_and_stays():
     watts = dict.fromkeys(traces, 1000.0)
     now = run_now(traces, 0.0, 2 * HOUR, watts)
     assert now is not None
-    assert (now.site, now.kg) == ("clean-at-first", pytest.approx(0.91))
+    assert now.site == "clean-at-first"
+    assert now.kg == pytest.approx(0.91)
     assert run_now(traces, -HOUR, 2 * HOUR, watts) is None
     late = run_now(traces, 0.0, 20 * HOUR, watts)
     assert late == RunNow("clean-at-first", None)

@@ -95,6 +95,8 @@ def test_gpus_are_counted_while_up_and_while_reserved_and_enter_the_sci(flat):
     made = summary["footprint"]["embodied"]
     up_h = (10 + 115 + 1) / 60  # starting, training with two gaps of two minutes, draining
     run = RunData(flat)
+    assert run.start is not None
+    assert run.end is not None
     assert made["used_gpu_h"] == pytest.approx(4 * up_h)
     assert made["reserved_gpu_h"] == pytest.approx(4 * (run.end - run.start) / 3600)
     emitted_kg = policy(summary)["emissions_kg"]
