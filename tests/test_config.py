@@ -109,6 +109,21 @@ def test_a_config_cannot_be_changed():
             "energy.forecast = 'good': Input should be 'none'",
             id="unknown-forecast",
         ),
+        pytest.param(
+            "footprint.site_pue.solr=1.2",
+            "footprint.site_pue.solr is no site; did you mean solar?",
+            id="pue-of-no-site",
+        ),
+        pytest.param(
+            "footprint.site_gpus.oslo=4",
+            "footprint.site_gpus.oslo is no site",
+            id="gpus-of-no-site",
+        ),
+        pytest.param(
+            "footprint.site_pue.solar=0.9",
+            "footprint.site_pue.solar = 0.9: Input should be greater than or equal to 1",
+            id="pue-below-one",
+        ),
         pytest.param("polcy.kind=1", "polcy: unknown key; did you mean policy?", id="a-section"),
         pytest.param("zzzz=1", "zzzz: unknown key", id="nothing-is-near"),
         pytest.param("train.zzzz=1", "train.zzzz: unknown key", id="nothing-is-near-in-a-section"),

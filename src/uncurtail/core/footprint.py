@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -39,12 +39,12 @@ class FootprintSection(Section):
     """
 
     pue: float = Field(default=1.0, ge=1.0, le=5.0)  # facility energy / machine energy
-    site_pue: dict[str, float] = Field(default_factory=dict)
+    site_pue: dict[str, Annotated[float, Field(ge=1.0, le=5.0)]] = Field(default_factory=dict)
     # Aslan et al. 2018 (doi:10.1111/jiec.12630) for 2015, fixed lines; they find it halves about
     # every two years, so this errs upwards.
     network_kwh_per_gb: float = Field(default=0.06, ge=0)
     gpus: int = Field(default=4, ge=0)  # of each site; the power model's default is a 4xA100 node
-    site_gpus: dict[str, int] = Field(default_factory=dict)
+    site_gpus: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
     # An A100 is 181 kg (Hubblo/ADEME, the card) to 318 kg (Chien et al. 2023, with its share of
     # the server): the higher one.
     embodied_kg_per_gpu: float = Field(default=318.0, ge=0)

@@ -258,7 +258,8 @@ def _left_s(until: float) -> float:
 def _undecided(program: Program, variables: Array) -> NDArray[np.bool_]:
     """The slots in which any site's state is not whole."""
     states = program.states(variables)
-    return np.asarray((np.abs(states - np.round(states)) > WHOLE).any(axis=(0, 1)))
+    parts = np.abs(states - np.round(states)) > WHOLE
+    return np.asarray(parts.any(axis=(0, 1)))
 
 
 def _dilate(slots: NDArray[np.bool_], near: int) -> NDArray[np.bool_]:
