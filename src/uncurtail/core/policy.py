@@ -276,10 +276,10 @@ def _lookahead(policy: Lookahead, costs: Costs, view: View) -> Decision:
 
 def _pays_s(policy: Lookahead, costs: Costs) -> float:
     """How long a window must go on to be worth a start."""
-    if not costs.train_power_w:
+    worth_w = policy.start_share * costs.train_power_w
+    if worth_w <= 0.0:  # a share of almost nothing is rounded to nothing
         return costs.provision_s
-    start_j = costs.provision_power_w * costs.provision_s
-    return costs.provision_s + start_j / (policy.start_share * costs.train_power_w)
+    return costs.provision_s + costs.provision_power_w * costs.provision_s / worth_w
 
 
 def _by_experience(policy: Lookahead, costs: Costs, view: View) -> Decision:
