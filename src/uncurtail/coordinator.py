@@ -1,13 +1,17 @@
 """The coordinator's process: drives the loop by the real clock until the run has ended."""
 
 import json
+import logging
 import os
 from pathlib import Path
+from typing import NoReturn
 
 from uncurtail import wiring
 from uncurtail.adapters import children, clock
 from uncurtail.adapters.flower_server import PostOffice
 from uncurtail.runfolder import RUN_DIR, RunFolder, write_atomic
+
+log = logging.getLogger("uncurtail.coordinator")
 
 # Between looks at replies, heartbeats and processes when simulated time has nothing due.
 POLL_WALL_S = 0.1
@@ -32,12 +36,23 @@ def coordinate(post: "PostOffice") -> None:
     while not loop.finished:
         loop.asked_to_stop = stop.exists()
         if not _in_charge(folder):
-            raise SystemExit("another coordinator is in charge")
+            _end_at_once("another coordinator is in charge")
         if not children.alive(supervisor["pid"], supervisor["started"]):
-            raise SystemExit("the supervisor is gone: resume with uncurtail run --resume")
+            _end_at_once("the supervisor is gone: resume with uncurtail run --resume")
         wake = loop.tick(ticking.now(), ticking.wall())
         if not loop.finished:
             ticking.sleep_until(wake, POLL_WALL_S)
+
+
+def _end_at_once(reason: str) -> NoReturn:
+    """End this process here; what it wrote is whole at any moment.
+
+    Not by an exception: Flower's ServerApp would tell its SuperLink of it, and try for minutes
+    where that has gone with the supervisor (seen still trying after 60 s).
+    """
+    log.error("%s", reason)
+    logging.shutdown()
+    os._exit(1)
 
 
 def _introduce(folder: RunFolder) -> None:
