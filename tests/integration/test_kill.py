@@ -18,7 +18,7 @@ from uncurtail.core.events import (
 )
 from uncurtail.verify import verify
 
-pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(900)]
 
 ALWAYS = {"north": [(0, 10_000)], "south": [(0, 10_000)]}
 
@@ -35,7 +35,7 @@ def training(run: SmallRun, site: str) -> bool:
 def goes_on(run: SmallRun, more: int = 2) -> None:
     """Wait for further commits after what just happened."""
     before = commits(run.events())
-    run.until(lambda events: commits(events) >= before + more, timeout_s=90)
+    run.until(lambda events: commits(events) >= before + more, timeout_s=180)
 
 
 def check(run: SmallRun) -> None:
@@ -47,7 +47,7 @@ def check(run: SmallRun) -> None:
 def test_whatever_is_killed_the_run_goes_on_by_itself(small_run):
     run = small_run(minutes=100_000, windows=ALWAYS, speed=240.0, round_s=2400.0)
     run.start()
-    run.until(lambda events: commits(events) >= 2, timeout_s=90)
+    run.until(lambda events: commits(events) >= 2, timeout_s=180)
 
     kill(run.pid("trainer", "north"))
     goes_on(run)
@@ -81,14 +81,14 @@ def test_a_killed_run_resumes_with_one_command_or_its_sites_end_by_themselves(sm
     text = (run.home / "small.toml").read_text()
     (run.home / "small.toml").write_text(text + "\n[fleet]\norphan_after_wall_s = 5\n")
     run.start()
-    run.until(lambda events: commits(events) >= 2, timeout_s=90)
+    run.until(lambda events: commits(events) >= 2, timeout_s=180)
     assert run.process is not None
     run.process.kill()
     run.process.wait(10)
     before = commits(run.events())
 
     run.start("--resume")  # at once: it ends what is left
-    run.until(lambda events: commits(events) >= before + 2, timeout_s=90)
+    run.until(lambda events: commits(events) >= before + 2, timeout_s=180)
     run.process.kill()
     run.process.wait(10)
     give_up = time.monotonic() + 60
@@ -106,8 +106,8 @@ def test_a_killed_run_resumes_with_one_command_or_its_sites_end_by_themselves(sm
 def test_ctrl_c_drains_in_time_keeps_the_work_and_says_how_to_resume(small_run):
     run = small_run(minutes=100_000, windows=ALWAYS)
     run.start()
-    run.until(lambda events: commits(events) >= 1, timeout_s=90)
-    run.until(lambda _events: training(run, "north") and training(run, "south"), timeout_s=60)
+    run.until(lambda events: commits(events) >= 1, timeout_s=180)
+    run.until(lambda _events: training(run, "north") and training(run, "south"), timeout_s=120)
     before = commits(run.events())
     assert run.process is not None
     asked = time.monotonic()

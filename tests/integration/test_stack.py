@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
 
 
 def test_two_sites_train_alone_and_together_and_leave_nothing(small_run):
-    run = small_run(minutes=130, windows={"north": [(0, 100)], "south": [(10, 130)]})
+    run = small_run(minutes=140, windows={"north": [(0, 95)], "south": [(40, 140)]})
     run.start()
     assert run.wait(150) == 0, run.output()[-3000:]
     events = run.events()
