@@ -24,6 +24,7 @@ from uncurtail.core.events import (
 from uncurtail.core.fleet import Phase
 from uncurtail.core.ledger import Ledger, Segment, baselines_kg
 from uncurtail.core.orders import StepReport
+from uncurtail.core.policy import kind_of
 from uncurtail.core.signals import Trace
 from uncurtail.runfolder import RunFolder
 
@@ -93,7 +94,7 @@ class RunData:
     @property
     def policy(self) -> str:
         """The kind of the run's policy."""
-        return str(self.config["policy"]["kind"])
+        return kind_of(self.config["policy"])
 
     @property
     def enter_below_g_per_kwh(self) -> float:
