@@ -93,11 +93,11 @@ def _table(one: _Played) -> "Table":
     swept = "" if one.label is None else f"{one.label}: "
     table = Table(
         title=f"{swept}{number(result.work_h, 'h')} of one site's training",
-        title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0),
+        title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0),
         header_style="dim",
     )  # fmt: skip
-    table.add_column("policy")
-    heads = ("makespan", "CO₂", "above the best", "g/train h", "in windows", "starts", "energy")
+    table.add_column("policy", no_wrap=True)  # and all of it within 80 columns
+    heads = ("makespan", "CO₂", "to best", "g/train h", "in window", "starts", "energy")
     for head in heads:
         table.add_column(head, justify="right")
     for row in result.rows:
@@ -123,7 +123,7 @@ def _table(one: _Played) -> "Table":
             style="green",
         )
     for site, kg in result.baselines_kg.items():
-        table.add_row(f"{site} alone, always on", number(result.work_h, "h"), mass(kg), style="dim")
+        table.add_row(f"always on: {site}", number(result.work_h, "h"), mass(kg), style="dim")
     return table
 
 
