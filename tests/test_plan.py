@@ -114,7 +114,7 @@ def test_a_plan_shows_a_table_writes_figures_and_says_what_to_do_next(plan, tmp_
     }  # fmt: skip
     assert all(path.stat().st_size > 5000 for path in folder.glob("*.png"))
     assert "threshold" in done.stdout
-    assert "windy alone" in done.stdout
+    assert "always on: windy" in done.stdout
     assert set(json.loads((folder / "plan.json").read_text())["policies"]) == {
         "threshold",
         "lookahead",
