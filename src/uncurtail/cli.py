@@ -11,6 +11,7 @@ from uncurtail import __version__, energycli
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # joins the lines of a paragraph
     add_completion=False,
     help="Train language models on renewable power that would otherwise be thrown away.",
     epilog="Start with: uncurtail run experiments/demo.toml",
