@@ -105,7 +105,7 @@ def test_a_budget_of_money_counts_each_site_by_its_own_price(tmp_path):
 
 
 def test_a_site_that_starts_for_free_is_ready_when_its_window_opens(tmp_path):
-    free = {"provision_power_w": 0.0, "idle_power_w": 0.0}
+    free = {"provision_power_w": 0.0}
     sites = {"windy": {"preset": "windy", "utc_offset_h": -6, **free}}
     virtual = played(
         tmp_path, policy={"kind": "lookahead"}, energy={"forecast": "perfect"}, sites=sites
