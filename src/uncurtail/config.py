@@ -16,7 +16,7 @@ from uncurtail.core.events import unix
 from uncurtail.core.fleet import FleetSection, SiteSection
 from uncurtail.core.forecasts import ForecastKind
 from uncurtail.core.planner import PlanSection
-from uncurtail.core.policy import KINDS, AnyPolicy, RunSection, Threshold, kind_of
+from uncurtail.core.policy import KINDS, AnyPolicy, RunSection, Threshold, counts_money, kind_of
 from uncurtail.core.rounds import RoundsSection
 from uncurtail.core.section import Section
 from uncurtail.errors import UserError
@@ -135,6 +135,17 @@ class Config(Section):
             if self.energy.source == "synthetic" and site.preset not in grids.PRESETS:
                 known = ", ".join(sorted(grids.PRESETS))
                 raise ValueError(f"sites.{name} needs a preset: one of {known}")
+        return self
+
+    @model_validator(mode="after")
+    def _money_has_a_price(self) -> Self:
+        policies = [self.policy, *(row.policy for row in self.plan.policies.values())]
+        if any(map(counts_money, policies)):
+            for name, site in self.sites.items():
+                if site.price_eur_per_kwh is None:
+                    raise ValueError(
+                        f"sites.{name} needs price_eur_per_kwh: a policy counts what power costs"
+                    )
         return self
 
 
