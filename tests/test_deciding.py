@@ -24,7 +24,7 @@ HOUR = 3600.0
 
 def played(tmp_path, *, faults=(), **sections) -> Virtual:
     sections.setdefault("run", {"duration_s": 24 * HOUR})
-    changes = {key: sections.pop(key) for key in ("sites", "policy") if key in sections}
+    changes = {str(key): sections.pop(key) for key in ("sites", "policy") if key in sections}
     body = json.loads(configuration.dump(experiment(**sections)))
     settings = configuration.parse({**body, **changes}, "test")
     virtual = Virtual(tmp_path, settings, steps_per_epoch=10**6)
