@@ -22,7 +22,7 @@ from uncurtail.core.fleet import Phase, SiteSection
 from uncurtail.core.leases import FreeSteps, Interval, count_steps, split
 from uncurtail.core.ledger import Ledger, Segment
 from uncurtail.core.orders import StepReport
-from uncurtail.core.policy import PolicySection, window
+from uncurtail.core.policy import PolicySection, Threshold, window
 from uncurtail.core.signals import Reading
 from uncurtail.runfolder import Journal, RunFolder
 
@@ -90,7 +90,7 @@ class Spec:
     evaluate_every: int = 2
     steps_per_epoch: int = 120
     tokens_per_step: int = 4096
-    policy: PolicySection = field(default_factory=lambda: PolicySection.model_validate({}))
+    policy: PolicySection = field(default_factory=Threshold)
 
 
 @dataclass

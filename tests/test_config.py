@@ -102,6 +102,11 @@ def test_a_config_cannot_be_changed():
             id="in-a-row-of-the-plan",
         ),
         pytest.param(
+            "policy={kind='budget', max_eur=3.0}",
+            "sites.duck needs price_eur_per_kwh: a policy counts what power costs",
+            id="money-without-a-price",
+        ),
+        pytest.param(
             "policy={kind='budget'}", "policy: kind 'budget' needs max_kg or max_eur", id="budget"
         ),
         pytest.param(

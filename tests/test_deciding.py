@@ -24,11 +24,9 @@ HOUR = 3600.0
 
 def played(tmp_path, *, faults=(), **sections) -> Virtual:
     sections.setdefault("run", {"duration_s": 24 * HOUR})
-    sites = sections.pop("sites", None)
-    settings = experiment(**sections)
-    if sites is not None:
-        body = json.loads(configuration.dump(settings))
-        settings = configuration.parse({**body, "sites": sites}, "test")
+    changes = {str(key): sections.pop(key) for key in ("sites", "policy") if key in sections}
+    body = json.loads(configuration.dump(experiment(**sections)))
+    settings = configuration.parse({**body, **changes}, "test")
     virtual = Virtual(tmp_path, settings, steps_per_epoch=10**6)
     until = unix(START) + (virtual.settings.run.duration_s or 0.0) + HOUR
     virtual.until(until, [(unix(START) + at_h * HOUR, fault) for at_h, fault in faults])
@@ -95,7 +93,7 @@ def test_a_budget_of_carbon_ends_the_run_where_it_is_reached(tmp_path):
 def test_a_budget_of_money_counts_each_site_by_its_own_price(tmp_path):
     sites = {
         "duck": {"preset": "duck", "utc_offset_h": -8, "price_eur_per_kwh": 0.5},
-        "windy": {"preset": "windy", "utc_offset_h": -6},
+        "windy": {"preset": "windy", "utc_offset_h": -6, "price_eur_per_kwh": 0.0},
     }
     virtual = played(tmp_path, policy={"kind": "budget", "max_eur": 2.0}, sites=sites)
     (stop,) = events(virtual, StopRequested)

@@ -211,8 +211,8 @@ def test_only_a_window_that_pays_for_a_start_gets_one(minutes_left, verdict):
 
 
 def test_a_doubtful_forecast_must_promise_more():
-    said = forecast((0.0, CLEAN), (60.0, DIRTY))
-    doubtful = forecast((0.0, CLEAN), (60.0, DIRTY), edge_sd_s=1800.0)
+    said = forecast((0.0, CLEAN), (50.0, DIRTY))
+    doubtful = forecast((0.0, CLEAN), (50.0, DIRTY), edge_sd_s=1800.0)
     sure = decide(Lookahead(), COSTS, view(window_open=True, forecast=said))
     unsure = decide(Lookahead(), COSTS, view(window_open=True, forecast=doubtful))
     assert (sure.verdict, unsure.verdict) == (Verdict.TRAIN, Verdict.REST)

@@ -15,10 +15,12 @@ from uncurtail import config as configuration
 from uncurtail import wiring
 from uncurtail.core.events import SiteProvisioned, unix
 from uncurtail.core.fleet import Phase
+from uncurtail.core.forecasts import tariff
 from uncurtail.core.issues import Issues, Issuing
 from uncurtail.core.ledger import J_PER_KWH, Ledger, Segment
 from uncurtail.core.policy import (
     Always,
+    Budget,
     Costs,
     Deadline,
     Lookahead,
@@ -181,6 +183,31 @@ def test_without_a_forecast_a_deadline_waits_for_windows_as_long_as_it_can():
     dirty_s = outcome.energy.energy_j - outcome.energy.clean_j
     assert dirty_s <= 2024.0 * 2.2 * HOUR
     assert len(outcome.notes) == 1
+
+
+@pytest.mark.parametrize("limit", [{"max_kg": 0.1}, {"max_eur": 1.5}])
+def test_a_budget_ends_the_game_where_it_is_reached(limit):
+    traces = {"a": trace((0, 400), (1, 20), (20, 400)), "b": trace((0, 400), (3, 30), (9, 400))}
+    prices = {name: tariff(0.25, T0) for name in traces}
+    outcome = game(traces, Budget(**limit), train_site_s=40 * HOUR, prices=prices)
+    assert not outcome.completed
+    energy = outcome.energy
+    assert energy.cost == pytest.approx(0.25 * energy.energy_j / J_PER_KWH)
+    reached = energy.emissions_g / 1000.0 if "max_kg" in limit else energy.cost
+    assert reached == pytest.approx(next(iter(limit.values())), rel=1e-3)
+    assert len(outcome.notes) == 1
+    roomy = game(traces, Budget(max_kg=50.0), train_site_s=5 * HOUR, prices=prices)
+    assert roomy.completed
+
+
+def test_a_deadline_by_cost_buys_where_power_is_cheap():
+    traces = {"clean": trace((0, 5)), "cheap": trace((0, 400))}
+    prices = {"clean": tariff(0.30, T0), "cheap": tariff(0.05, T0)}
+    issues = Issues(Issuing("perfect"), traces.__getitem__, T0)
+    policy = Deadline(deadline_s=8 * HOUR, objective="cost")
+    outcome = game(traces, policy, train_site_s=4 * HOUR, prices=prices, issues=issues)
+    assert outcome.completed
+    assert outcome.sites["clean"].provisions == 0
 
 
 # -- against the ledger, the policy and the loop --

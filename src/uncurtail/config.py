@@ -18,7 +18,7 @@ from uncurtail.core.fleet import FleetSection, SiteSection
 from uncurtail.core.footprint import FootprintSection
 from uncurtail.core.forecasts import ForecastKind
 from uncurtail.core.planner import PlanSection
-from uncurtail.core.policy import KINDS, AnyPolicy, RunSection, Threshold, kind_of
+from uncurtail.core.policy import KINDS, AnyPolicy, RunSection, Threshold, counts_money, kind_of
 from uncurtail.core.rounds import RoundsSection
 from uncurtail.core.section import Section
 from uncurtail.errors import UserError
@@ -203,6 +203,17 @@ class Config(Section):
                 "Electricity Maps publishes by the hour: set policy.stale_after_s = 5400, or every "
                 "value is stale before the next"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _money_has_a_price(self) -> Self:
+        policies = [self.policy, *(row.policy for row in self.plan.policies.values())]
+        if any(map(counts_money, policies)):
+            for name, site in self.sites.items():
+                if site.price_eur_per_kwh is None:
+                    raise ValueError(
+                        f"sites.{name} needs price_eur_per_kwh: a policy counts what power costs"
+                    )
         return self
 
 

@@ -8,7 +8,7 @@ from uncurtail.config import Config
 from uncurtail.core import policy
 from uncurtail.core.events import Event, WindowClosed, WindowOpened
 from uncurtail.core.fleet import Phase, SiteState
-from uncurtail.core.forecasts import Experience, Forecast
+from uncurtail.core.forecasts import Experience, Forecast, perfect, tariff
 from uncurtail.core.planner import Plan, Stand, Work, make_plan
 from uncurtail.core.policy import Costs, Deadline, Decision, Verdict, View
 from uncurtail.core.signals import Reading, usable
@@ -115,6 +115,10 @@ class Decider:
     def _forecast(self, site: str, now: float) -> Forecast | None:
         return None if self._forecaster is None else self._forecaster.forecast(site, now)
 
+    def _price(self, site: str, now: float) -> Forecast | None:
+        price = self._config.sites[site].price_eur_per_kwh
+        return None if price is None else perfect(tariff(price, now), site, now, math.inf)
+
     def _replan(
         self,
         now: float,
@@ -138,6 +142,7 @@ class Decider:
                 self._windows[name].open,
                 _ready_at(states[name], self._costs[name], now),
                 self._forecast(name, now),
+                self._price(name, now),
             )
             for name in self._windows
         }

@@ -118,6 +118,11 @@ def perfect(truth: Trace, site: str, issued: float, horizon_s: float) -> Forecas
     return Forecast(site, issued, truth, min(issued + horizon_s, truth.end))
 
 
+def tariff(eur_per_kwh: float, start: float) -> Trace:
+    """A price (EUR/kWh) that holds from `start` on."""
+    return Trace(np.array([start]), np.array([eur_per_kwh]), math.inf)
+
+
 def persistence(history: Trace, site: str, issued: float, horizon_s: float) -> Forecast | None:
     """It stays as it is: the value at `issued` for all of the horizon; None if it is unknown."""
     value = history.at(issued)

@@ -127,6 +127,13 @@ class RunSection(Section):
     duration_s: float | None = Field(default=None, gt=0)
 
 
+def counts_money(policy: PolicySection) -> bool:
+    """Whether the policy needs to know what a kWh costs."""
+    if isinstance(policy, Deadline):
+        return policy.objective == "cost"
+    return isinstance(policy, Budget) and policy.max_eur is not None
+
+
 class Verdict(StrEnum):
     """What a site should do now."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from uncurtail.config import Config, ConfigError
-from uncurtail.core.forecasts import Noise
+from uncurtail.core.forecasts import Noise, tariff
 from uncurtail.core.issues import Issues, Issuing
 from uncurtail.core.ledger import J_PER_KWH, baselines_kg
 from uncurtail.core.planner import PlanVariant
@@ -160,6 +160,8 @@ def scenario(
         Noise(seed=energy.seed, clean_below=variant.policy.enter_below_g_per_kwh),
     )
     issues = None if issuing.kind == "none" else Issues(issuing, traces.__getitem__, start)
+    tariffs = {name: site.price_eur_per_kwh for name, site in config.sites.items()}
+    prices = {n: tariff(price, start) for n, price in tariffs.items() if price is not None}
     return Scenario(
         policy=variant.policy,
         sites={name: site.costs() for name, site in config.sites.items()},
@@ -170,6 +172,7 @@ def scenario(
         round_overhead_share=config.plan.round_overhead_share if share is None else share,
         max_sites=config.plan.max_sites,
         issues=issues,
+        prices=prices if len(prices) == len(tariffs) else None,
     )
 
 

@@ -8,7 +8,7 @@ work is done. What is not: rounds themselves, messages, crashes, the last step o
 import heapq
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -17,12 +17,14 @@ from uncurtail.core.forecasts import Experience, perfect
 from uncurtail.core.issues import Issues
 from uncurtail.core.planner import Stand, Work, make_plan
 from uncurtail.core.policy import (
+    Budget,
     Costs,
     Deadline,
     Decision,
     Lookahead,
     PolicySection,
     Span,
+    Spent,
     Verdict,
     View,
     decide,
@@ -149,7 +151,24 @@ def simulate(scenario: Scenario) -> Outcome:
 
     Each provision is matched by a release: at the latest when the work is done or `until` comes.
     """
-    return _Simulation(scenario).run()
+    outcome = _Simulation(scenario).run()
+    if not isinstance(scenario.policy, Budget) or not _over(scenario.policy, outcome):
+        return outcome
+    # Spending only grows with time: halve the time until the second in which the limit is reached.
+    low, high = scenario.start, outcome.end
+    while high - low > 1.0:
+        middle = (low + high) / 2.0
+        spent = _over(scenario.policy, _Simulation(replace(scenario, until=middle)).run())
+        low, high = (low, middle) if spent else (middle, high)
+    outcome = _Simulation(replace(scenario, until=high)).run()
+    outcome.completed = False
+    outcome.notes.append(f"the budget's limit of {_over(scenario.policy, outcome)} is reached")
+    return outcome
+
+
+def _over(policy: Budget, outcome: Outcome) -> str | None:
+    energy = outcome.energy
+    return Spent(outcome.end, energy.emissions_g / 1000.0, energy.cost).over(policy)
 
 
 class _Simulation:
