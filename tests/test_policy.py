@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from uncurtail.core.ending import RunSection, Spent, stop_reason
 from uncurtail.core.forecasts import Experience, Forecast
 from uncurtail.core.policy import (
     Always,
@@ -17,16 +18,13 @@ from uncurtail.core.policy import (
     Deadline,
     Lookahead,
     PolicySection,
-    RunSection,
     Span,
-    Spent,
     Threshold,
     Verdict,
     View,
     decide,
     read_policy,
     stale_at,
-    stop_reason,
     window,
 )
 from uncurtail.core.signals import Reading, Trace

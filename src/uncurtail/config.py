@@ -13,12 +13,13 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from uncurtail.core import grids
+from uncurtail.core.ending import RunSection
 from uncurtail.core.events import unix
 from uncurtail.core.fleet import FleetSection, SiteSection
 from uncurtail.core.footprint import FootprintSection
 from uncurtail.core.forecasts import ForecastKind
 from uncurtail.core.planner import PlanSection
-from uncurtail.core.policy import KINDS, AnyPolicy, RunSection, Threshold, counts_money, kind_of
+from uncurtail.core.policy import KINDS, AnyPolicy, Threshold, counts_money, kind_of
 from uncurtail.core.rounds import RoundsSection
 from uncurtail.core.section import Section
 from uncurtail.errors import UserError

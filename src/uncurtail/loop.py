@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from uncurtail.config import Config
-from uncurtail.core import fleet, planner, policy
+from uncurtail.core import ending, fleet, planner, policy
 from uncurtail.core.commit import Commit
 from uncurtail.core.events import (
     CoordinatorStarted,
@@ -180,7 +180,7 @@ class Loop:
     def _wind_down(self, now: Moment) -> None:
         if self._stopping is not None:
             return
-        self._stopping = policy.stop_reason(
+        self._stopping = ending.stop_reason(
             self._config.run,
             tokens=self.rounds.head.tokens,
             budget_tokens=self._config.train.budget_tokens,

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Mapping
 
+from uncurtail.core.ending import Spent
 from uncurtail.core.fleet import Phase, SiteSection
 from uncurtail.core.ledger import J_PER_KWH, Ledger, Segment
-from uncurtail.core.policy import Spent
 from uncurtail.core.signals import Reading
 from uncurtail.ports import Feed, Record
 

@@ -180,7 +180,7 @@ class StopRequested(Event):
     """The run is winding down: `reason` is budget, duration, user, emissions or cost."""
 
     reason: str
-    decided_by: ClassVar[str] = "uncurtail.core.policy.stop_reason"
+    decided_by: ClassVar[str] = "uncurtail.core.ending.stop_reason"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

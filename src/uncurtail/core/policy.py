@@ -121,12 +121,6 @@ def read_policy(body: Mapping[str, Any]) -> AnyPolicy:
     return _ANY.validate_python(body)
 
 
-class RunSection(Section):
-    """When the run ends, besides its token budget."""
-
-    duration_s: float | None = Field(default=None, gt=0)
-
-
 def counts_money(policy: PolicySection) -> bool:
     """Whether the policy needs to know what a kWh costs."""
     if isinstance(policy, Deadline):
@@ -353,48 +347,6 @@ def _grams(power_w: float, forecast: Forecast, start: float, end: float) -> floa
     return None if mean is None else power_w * (end - start) / J_PER_KWH * mean
 
 
-class Spent(NamedTuple):
-    """What a run has cost by `now`: kgCO2 and EUR, and how much of each a second adds."""
-
-    now: float
-    kg: float
-    eur: float
-    kg_per_s: float = 0.0
-    eur_per_s: float = 0.0
-
-    def over(self, policy: Budget) -> str | None:
-        """Which limit of a budget is reached: "emissions" or "cost"; None for neither."""
-        if policy.max_kg is not None and self.kg >= policy.max_kg:
-            return "emissions"
-        return "cost" if policy.max_eur is not None and self.eur >= policy.max_eur else None
-
-    def over_at(self, policy: Budget) -> float:
-        """When a limit will be reached if everything stays as it is; infinite for never."""
-        limits = (
-            (policy.max_kg, self.kg, self.kg_per_s),
-            (policy.max_eur, self.eur, self.eur_per_s),
-        )
-        return min(
-            (
-                self.now + max(0.0, limit - spent) / a_second
-                for limit, spent, a_second in limits
-                if limit is not None and a_second > 0.0
-            ),
-            default=math.inf,
-        )
-
-
 def stale_at(policy: PolicySection, reading: Reading | None) -> float:
     """When a window that rests on this reading closes by itself; infinite without a reading."""
     return float("inf") if reading is None else reading.as_of + policy.stale_after_s
-
-
-def stop_reason(
-    run: RunSection, *, tokens: int, budget_tokens: int, elapsed_s: float, asked: bool
-) -> str | None:
-    """Why the run should wind down now, or None: budget, duration or user."""
-    if tokens >= budget_tokens:
-        return "budget"
-    if run.duration_s is not None and elapsed_s >= run.duration_s:
-        return "duration"
-    return "user" if asked else None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from uncurtail.core.ending import Spent
 from uncurtail.core.fleet import Phase
 from uncurtail.core.forecasts import Experience, perfect
 from uncurtail.core.issues import Issues
@@ -24,7 +25,6 @@ from uncurtail.core.policy import (
     Lookahead,
     PolicySection,
     Span,
-    Spent,
     Verdict,
     View,
     decide,
