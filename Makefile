@@ -8,7 +8,7 @@ demo: setup  ## a real model, three sites, 18 simulated hours: about 5 minutes
 	$(BIN)/uncurtail run experiments/demo.toml
 
 test: setup  ## the whole suite, real Flower, Redis and Vessim included
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q --durations=15
 
 check: setup  ## what CI checks before the tests: format, lint, types, structure
 	$(BIN)/ruff format --check .

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(360)]
 
 
 def test_a_site_of_two_ranks_survives_a_killed_rank_and_skips_nothing(small_run):
-    run = small_run(minutes=80, speed=40.0, windows={"north": [(0, 75)], "south": [(0, 50)]})
+    run = small_run(minutes=80, speed=50.0, windows={"north": [(0, 75)], "south": [(0, 50)]})
     run.start("--set", "sites.north.ranks=2", "--set", "sites.north.threads=2")
     run.until(lambda events: any(isinstance(e, RoundCommitted) for e in events), 120)
     killed = run.pid("rank-1", "north")
