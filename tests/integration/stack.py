@@ -47,6 +47,7 @@ provision_s = 60
 length_s = {round_s}
 max_steps = 400
 evaluate_every = 3
+grace_wall_s = {grace_wall_s}
 
 [model]
 depth = 1
@@ -85,13 +86,18 @@ class SmallRun:
     windows: dict[str, list[tuple[int, int]]]
     speed: float = 120.0
     round_s: float = 900.0
+    grace_wall_s: float = 20.0
     process: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
         self.home.mkdir(parents=True, exist_ok=True)
         write_trace(self.home / "trace.csv", self.minutes, self.windows)
         text = EXPERIMENT.format(
-            speed=self.speed, minutes=1, trace=self.home / "trace.csv", round_s=self.round_s
+            speed=self.speed,
+            minutes=1,
+            trace=self.home / "trace.csv",
+            round_s=self.round_s,
+            grace_wall_s=self.grace_wall_s,
         ).replace("1*60", str(self.minutes * 60))
         (self.home / "small.toml").write_text(text)
 
@@ -109,6 +115,11 @@ class SmallRun:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    def interrupt(self) -> None:
+        """Ctrl-C."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGINT)
 
     def output(self) -> str:
         return (self.home / "output").read_text()
