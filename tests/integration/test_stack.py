@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
 
 
 def test_two_sites_train_alone_and_together_and_leave_nothing(small_run):
-    run = small_run(minutes=140, windows={"north": [(0, 95)], "south": [(40, 140)]})
+    run = small_run(minutes=120, windows={"north": [(0, 80)], "south": [(35, 120)]})
     run.start()
     assert run.wait(150) == 0, run.output()[-3000:]
     events = run.events()
