@@ -15,19 +15,16 @@ from uncurtail.core.events import (
     Trouble,
     UpdateRejected,
 )
-from uncurtail.verify import verify
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
 
 def test_two_sites_train_alone_and_together_and_leave_nothing(small_run):
-    run = small_run(minutes=120, windows={"north": [(0, 80)], "south": [(35, 120)]})
+    run = small_run(minutes=105, windows={"north": [(0, 72)], "south": [(28, 105)]})
     run.start()
-    assert run.wait(150) == 0, run.output()[-3000:]
+    assert run.wait(250) == 0, run.output()[-3000:]
     events = run.events()
 
-    broken = [c for c in verify(run.folder) if c.passed is not True]
-    assert broken == []
     assert isinstance(events[-1], RunEnded)
     merges = [e.sites for e in events if isinstance(e, RoundCommitted)]
     assert ["north", "south"] in merges
@@ -53,10 +50,8 @@ def test_two_sites_train_alone_and_together_and_leave_nothing(small_run):
     assert policy["in_window_share"] > 0.7  # starts and drains weigh much in so short a run
     assert run.folder.report.read_text().startswith("<!doctype html>")
 
-    again = subprocess.run(
-        [sys.executable, "-m", "uncurtail", "verify", str(run.folder.path), "--json"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert json.loads(again.stdout)["passed"] is True
+    command = [sys.executable, "-m", "uncurtail", "verify", str(run.folder.path), "--json"]
+    verified = subprocess.run(command, capture_output=True, text=True, check=False)
+    checks = json.loads(verified.stdout)["checks"]
+    assert [check for check in checks if check["passed"] is not True] == []
+    assert verified.returncode == 0
