@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
 
 def test_two_sites_train_alone_and_together_and_leave_nothing(small_run):
-    run = small_run(minutes=105, windows={"north": [(0, 72)], "south": [(28, 105)]})
+    run = small_run(minutes=110, windows={"north": [(0, 76)], "south": [(22, 110)]})
     run.start()
     assert run.wait(250) == 0, run.output()[-3000:]
     events = run.events()
