@@ -200,7 +200,9 @@ def test_what_one_process_notes_of_itself_another_recognises():
 def test_a_signal_to_a_process_that_is_gone_is_what_was_wanted(start):
     child = start("true")
     child.wait()
-    children.signal_pid(child.pid, signal.SIGTERM)
+    with pytest.raises(ProcessLookupError):
+        os.kill(child.pid, signal.SIGTERM)
+    children.signal_pid(child.pid, signal.SIGTERM)  # and it does not raise
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="adopting orphans is Linux's")

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uncurtail.core.forecasts import perfect
+from uncurtail.core.ledger import J_PER_KWH
 from uncurtail.core.planner import Plan, Stand, Work, left_site_s, make_plan
-from uncurtail.core.policy import J_PER_KWH, Costs, Deadline, Verdict
+from uncurtail.core.policy import Costs, Deadline, Verdict
 from uncurtail.core.schedule import Grid, cheapest
 from uncurtail.core.signals import Trace
 

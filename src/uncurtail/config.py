@@ -116,12 +116,6 @@ class FlowerSection(Section):
     restarts: int = Field(default=5, ge=0)  # of the coordinator and of SuperLink, each with backoff
 
 
-class RedisSection(Section):
-    """The state plane. Credentials come from UNCURTAIL_REDIS_URL or UNCURTAIL_REDIS_URL_FILE."""
-
-    embedded: bool = True
-
-
 class StoreSection(Section):
     """The payload plane. Unset: a folder of the run."""
 
@@ -153,7 +147,6 @@ class Config(Section):
     sites: dict[str, SiteSection] = Field(min_length=1)
     rounds: RoundsSection = RoundsSection()
     flower: FlowerSection = FlowerSection()
-    redis: RedisSection = RedisSection()
     store: StoreSection = StoreSection()
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from uncurtail.adapters.blobs import BlobError, ObjectStore
 from uncurtail.lm.checkpoint import decode_weights, encode_weights
-from uncurtail.sync.codec import BadUpdate, decode_delta
+from uncurtail.sync.codec import BadUpdate, decode_delta, delta_norm
 from uncurtail.sync.merge import StreamingMean
 from uncurtail.sync.outer import outer_step
 from uncurtail.sync.sections import OuterSection
@@ -15,7 +15,8 @@ from uncurtail.sync.sections import OuterSection
 class UpdateMerger:
     """Folds each update on arrival, so memory does not grow with the number of sites.
 
-    A bad update (missing, damaged, other shapes, not finite) is refused and changes nothing.
+    A bad update (missing, damaged, other shapes, not finite, too large) is refused and changes
+    nothing.
     """
 
     def __init__(self, blobs: ObjectStore, outer: OuterSection) -> None:
@@ -30,7 +31,12 @@ class UpdateMerger:
             data = self._blobs.get(update)
             if hashlib.sha256(data).hexdigest() != sha256:
                 return "the update is damaged: its hash is another"
-            self._mean.fold(decode_delta(data, self._weights(base)), tokens)
+            delta = decode_delta(data, self._weights(base))
+            moved, size = delta_norm(delta), delta_norm(self._weights(base))
+            if moved > self._outer.max_delta_ratio * size:
+                bound = f"outer.max_delta_ratio is {self._outer.max_delta_ratio:g}"
+                return f"too large: its norm is {moved:.3g}, the model's {size:.3g}; {bound}"
+            self._mean.fold(delta, tokens)
         except (BlobError, BadUpdate) as error:
             return str(error)
         return None

@@ -1,23 +1,6 @@
 """The only place that knows the time: simulated, wall and monotonic."""
 
 import time
-from typing import Protocol
-
-
-class Clock(Protocol):
-    """Simulated time, and the wall clock beside it (both unix seconds, to the millisecond)."""
-
-    def now(self) -> float:
-        """Simulated now."""
-        ...
-
-    def wall(self) -> float:
-        """Wall clock now."""
-        ...
-
-    def sleep_until(self, t: float, at_most_wall_s: float) -> None:
-        """Wait until simulated `t`, but not longer than this by the wall clock."""
-        ...
 
 
 class ScaledClock:

@@ -1,5 +1,6 @@
 """Asks a source for every region's newest value, in a thread that no tick ever waits for."""
 
+import logging
 import math
 import random
 from collections.abc import Callable, Iterable
@@ -11,6 +12,8 @@ from uncurtail.adapters import clock
 from uncurtail.adapters.http import SourceError
 from uncurtail.adapters.sources import Point, Source
 from uncurtail.core.events import iso
+
+log = logging.getLogger("uncurtail.energy")
 
 FIRST_RETRY_S = 2.0
 LAST_RETRY_S = 300.0
@@ -108,7 +111,8 @@ class Poller:
             except SourceError as error:
                 self._failed(region, error)
             # A bug in an adapter must show up as trouble and unknown power, not as a dead thread.
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:
+                log.exception("%s failed", self._source.name)
                 said = f"{self._source.name}: {type(error).__name__}: {error}"
                 self._failed(region, SourceError(said))
             else:

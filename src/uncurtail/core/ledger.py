@@ -6,7 +6,6 @@ intensity is unknown counts as energy without emissions (`unpriced_j`), never as
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -141,14 +140,10 @@ def integrate(trace: Trace, starts: Array, ends: Array) -> tuple[Array, Array]:
 
 def emissions_g(trace: Trace, start: float, end: float, power_w: float) -> float | None:
     """Emissions of a constant load over [start, end); None where the trace does not know."""
-    total_g = 0.0
-    edges = [start, *(float(t) for t in trace.times if start < t < end), end]
-    for left, right in pairwise(edges):
-        value = trace.at(left)
-        if value is None or right > trace.end:
-            return None
-        total_g += power_w * (right - left) / J_PER_KWH * value
-    return total_g
+    amounts, known_s = integrate(trace, np.array([start]), np.array([end]))
+    if known_s[0] < (end - start) * (1.0 - 1e-9):  # the sums round
+        return None
+    return power_w / J_PER_KWH * float(amounts[0])
 
 
 def baselines_kg(

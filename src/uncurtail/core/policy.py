@@ -12,10 +12,9 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import Discriminator, Field, Tag, TypeAdapter, model_validator
 
 from uncurtail.core.forecasts import Experience, Forecast
+from uncurtail.core.ledger import J_PER_KWH
 from uncurtail.core.section import Section
 from uncurtail.core.signals import Reading, usable
-
-J_PER_KWH = 3.6e6
 
 
 class PolicySection(Section):

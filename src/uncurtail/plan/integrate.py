@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from uncurtail.core.policy import J_PER_KWH
+from uncurtail.core.ledger import J_PER_KWH
 from uncurtail.core.signals import Trace
 
 Array = NDArray[np.float64]

@@ -9,6 +9,7 @@ from uncurtail.core.counterfactual import run_now, together_kg
 from uncurtail.core.events import OrderSent, UpdateAccepted, UpdateRejected
 from uncurtail.core.fleet import Phase
 from uncurtail.core.footprint import Accounts, Basis, FootprintSection
+from uncurtail.core.ledger import J_PER_KWH
 from uncurtail.core.signals import PLAUSIBLE_G_PER_KWH, Trace
 from uncurtail.report.rundata import RunData
 
@@ -36,7 +37,7 @@ def footprint(run: RunData) -> dict[str, Any] | None:
     basis = own_basis(run)
     amount_g = everything.amount(basis)
     priced_j = everything.energy_j - everything.unknown_j.get(basis, 0.0)
-    mean_g = None if amount_g is None or priced_j <= 0 else amount_g / (priced_j / 3.6e6)
+    mean_g = None if amount_g is None or priced_j <= 0 else amount_g / (priced_j / J_PER_KWH)
     moved = _bytes_moved(run)
     net = None if moved is None else account.network(section, moved, mean_g)
     made = account.embodied(section, _used_s(accounts, run), run.end - run.start)
