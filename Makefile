@@ -8,7 +8,9 @@ demo: setup  ## a real model, three sites, 18 simulated hours: about 5 minutes
 	$(BIN)/uncurtail run experiments/demo.toml
 
 test: setup  ## the whole suite, real Flower, Redis and Vessim included
-	$(BIN)/pytest -q --durations=15
+	$(BIN)/pytest -q --durations=8 -n 2 --dist loadfile -m "not stack"
+	@# Real Flower, Redis and trainers, one run at a time: they wait for each other, not for a core.
+	$(BIN)/pytest -q --durations=8 -m stack
 
 check: setup  ## what CI checks before the tests: format, lint, types, structure
 	$(BIN)/ruff format --check .
