@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from uncurtail.adapters.blobs import BlobError, ObjectStore
+from uncurtail.adapters.blobs import ObjectStore, UnusableError
 from uncurtail.adapters.flower_commands import Flower
 from uncurtail.adapters.processes import ProcessProvisioner
 from uncurtail.adapters.redis import CoordinatorState
@@ -184,6 +184,9 @@ def newest_commit(folder: RunFolder, blobs: ObjectStore) -> Commit | None:
     """The newest commit whose objects verify; None before the first.
 
     Newer ones that cannot be used are set aside: their place is needed for the next commit.
+
+    Raises:
+        BlobError: The store cannot be reached. Nothing is set aside for that.
     """
     for name in reversed(blobs.keys("commits")):
         try:
@@ -191,7 +194,7 @@ def newest_commit(folder: RunFolder, blobs: ObjectStore) -> Commit | None:
             for key in (commit.model, commit.outer):
                 if key is not None:
                     blobs.get(key)
-        except (BlobError, ValueError):
+        except (UnusableError, ValueError):
             blobs.set_aside(name)
             continue
         return commit
@@ -232,6 +235,7 @@ def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
     endpoints = Endpoints.load(folder)
     start = start_time(config, wall_s)
     blobs = store(config, folder)
+    blobs.copy_missing("commits")
     corpus = Corpus.open(Path(endpoints.data))
     batch, length = config.train.batch_sequences, config.model.sequence_length
     head = first_commit(config, folder, blobs, start, corpus.steps_per_epoch(length, batch))
