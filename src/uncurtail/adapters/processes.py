@@ -30,8 +30,8 @@ class ProcessProvisioner:
         self._looked = 0.0
 
     def provision(self, site: str, session: int) -> None:
-        """Start the session unless it was started already."""
-        if (site, session) in self._own:
+        """Start the session unless it was started already, by us or by a coordinator before us."""
+        if (site, session) in self._own or session in self.alive().get(site, ()):
             return
         section = self._sites[site]
         marks = {
