@@ -1,7 +1,8 @@
 """The coordinator's one loop: read, decide, reconcile, advance the round, record.
 
-`tick` never waits and never sleeps. It returns when it wants to be called again; being called
-earlier is harmless. The same loop runs in the real world and in virtual time.
+`tick` sleeps for nobody and waits for nobody but the store, where a merge and a commit are read and
+written. It returns when it wants to be called again; being called earlier is harmless. The same
+loop runs in the real world and in virtual time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,6 +45,9 @@ from uncurtail.roundkeeper import RoundKeeper
 
 # A steady trouble is written once, and again after this long.
 TROUBLE_AGAIN_WALL_S = 60.0
+# Deadlines are counted by each trainer's own monotonic clock; what else a wrong clock touches (the
+# times of steps, certificates) is not worth a word below this.
+SKEW_WALL_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,12 +341,25 @@ class Loop:
             ("redis", self._ports.state.trouble),
             ("energy", self._ports.feed.trouble),
             ("deadline", self._decider.trouble),
+            ("clock", self._skewed()),
         ):
             if message is None:
                 self._troubles.pop(source, None)
             elif now.wall_s - self._troubles.get(source, 0.0) > TROUBLE_AGAIN_WALL_S:
                 self._troubles[source] = now.wall_s
                 self._emit(Trouble(t=now.t, wall_s=now.wall_s, source=source, message=message))
+
+    def _skewed(self) -> str | None:
+        """Which sites' clocks are off, by how much."""
+        off = {
+            site: heart.skew_s
+            for site, heart in self._hearts.items()
+            if abs(heart.skew_s) > SKEW_WALL_S and heart.session == self._states[site].session
+        }
+        if not off:
+            return None
+        told = ", ".join(f"{site} by {skew_s:+.0f} s" for site, skew_s in sorted(off.items()))
+        return f"the clock is off at {told}: set it there (NTP)"
 
     def finish_when_drained(self, now: Moment) -> None:
         """End the run once it winds down, every site is gone and no round is open."""

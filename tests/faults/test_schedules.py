@@ -10,6 +10,7 @@ from uncurtail.core.events import (
     RoundSkipped,
     RunEnded,
     SiteReleased,
+    Trouble,
     UpdateRejected,
     unix,
 )
@@ -175,3 +176,18 @@ def test_sites_train_though_a_message_takes_longer_than_a_round(virtual):
     run.finish()
     check(run)
     assert len(kinds(run, RoundCommitted)) > 10
+
+
+def test_clocks_that_are_off_are_told_and_change_nothing(virtual):
+    run = virtual(experiment(run={"duration_s": 4 * HOURS}))
+    run.until(unix(START) + 5 * HOURS, [(unix(START) + HOURS, _put_clocks_off)])
+    check(run)
+    told = [event for event in kinds(run, Trouble) if event.source == "clock"]
+    assert told
+    assert all(" by +90 s" in event.message and "(NTP)" in event.message for event in told)
+    assert min(event.t for event in told) >= unix(START) + HOURS
+    assert kinds(run, RoundCommitted)
+
+
+def _put_clocks_off(run: Virtual) -> None:
+    run.sites.skew_s = 90.0

@@ -60,6 +60,7 @@ class SimulatedSites:
         self.cut_off_until = -math.inf  # the state plane is out of reach until then
         self.lost_replies = 0  # so many of the next replies are lost on the way
         self.doubled_replies = 0  # so many of the next replies arrive twice
+        self.skew_s = 0.0  # how far the clocks of the sites are off
         self._models = models
         self._tokens_per_step = tokens_per_step
         self._on_consumed = on_consumed
@@ -167,7 +168,7 @@ class SimulatedSites:
                     work = session.work
                     stepping = work is not None and work.began is not None
                     number = 0 if work is None else work.order.round
-                    hearts[site] = Heart(session.number, stepping, number, 0, 0.0)
+                    hearts[site] = Heart(session.number, stepping, number, 0, self.skew_s)
         return hearts
 
     # -- a session --

@@ -32,7 +32,7 @@ class Announcement:
 
 @dataclass(frozen=True, slots=True)
 class Heart:
-    """A trainer's own word, written about once a second and at every change."""
+    """A trainer's own word, written several times a second and at every change."""
 
     session: int
     stepping: bool
