@@ -113,7 +113,9 @@ class FlowerSection(Section):
     """The control plane."""
 
     port: int = Field(default=0, ge=0, le=65535)  # 0: a free one
-    restarts: int = Field(default=5, ge=0)  # of the coordinator and of SuperLink, each with backoff
+    # Of a coordinator that dies within two minutes of its start, one after the other; then the run
+    # ends, and can be resumed.
+    restarts: int = Field(default=5, ge=0)
 
 
 class StoreSection(Section):

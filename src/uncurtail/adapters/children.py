@@ -6,6 +6,7 @@ child and is reaped. Linux; elsewhere the marks work and the parent tie does not
 """
 
 import ctypes
+import json
 import os
 import signal
 import subprocess
@@ -175,6 +176,24 @@ def alive(pid: int, started: float) -> bool:
 def started(pid: int) -> float:
     """When a process started: what tells it from a later one with its pid."""
     return float(psutil.Process(pid).create_time())
+
+
+def introduce(path: Path) -> None:
+    """Note which process this is, for `introduced`; whole, or the note before stays."""
+    body = {"pid": os.getpid(), "started": started(os.getpid())}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(body), encoding="utf-8")
+    temporary.replace(path)
+
+
+def introduced(path: Path) -> int | None:
+    """The process that noted itself there, if this very one still lives."""
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    pid = int(body["pid"])
+    return pid if alive(pid, body["started"]) else None
 
 
 def _handles(processes: Sequence[Marked]) -> list[psutil.Process]:
