@@ -22,7 +22,7 @@ from uncurtail.adapters.blobs import BlobError, ObjectStore
 from uncurtail.config import Config
 from uncurtail.core.events import iso
 from uncurtail.core.leases import split
-from uncurtail.core.rounds import Order, Reply, updates_folder
+from uncurtail.core.rounds import Order, Reply, answers, updates_folder
 from uncurtail.lm.checkpoint import decode_weights
 from uncurtail.lm.trainer import NonFiniteLoss, StepMetrics, Trainer, TrainOrder, TrainResult
 from uncurtail.site.link import Link
@@ -52,7 +52,7 @@ class Worker:
 
         Never raises for what an order may get wrong: the reply says it.
         """
-        if self.last is not None and _same(self.last, order):
+        if self.last is not None and answers(self.last, order):
             return replace(self.last, attempt=order.attempt)
         try:
             reply = self._train(order)
@@ -241,10 +241,6 @@ def _answer(worker: Worker, connection: socket.socket) -> bool:
 
 def _failed(order: Order, error: Exception) -> Reply:
     return wire.answer(order, error=f"{type(error).__name__}: {error}")
-
-
-def _same(reply: Reply, order: Order) -> bool:
-    return (reply.epoch, reply.round, reply.session) == (order.epoch, order.round, order.session)
 
 
 def _same_user(connection: socket.socket) -> bool:
