@@ -256,7 +256,7 @@ def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
     if config.energy.live:
         heard = aged(heard, folder.read_events(), before.metered_until, wall_s)
     if heard:
-        loop.meter.resume(heard, max(reading.t for reading in heard.values()))
+        loop.meter.resume(heard)
     else:
         loop.meter.begin()
     return loop
