@@ -15,7 +15,7 @@ SETTINGS = RemoteSection(settle_wall_s=SETTLE_S)
 FAULTS = {
     "create": ["refused", "lost", "late", "vain", "bug"],
     "delete": ["refused", "lost", "vain", "slow", "bug"],
-    "list": ["vain", "bug"],
+    "look": ["vain", "bug"],
 }
 
 
@@ -62,9 +62,9 @@ class FakeCloud:
 
     # -- Cloud --
 
-    def list(self) -> Sequence[Node]:
-        self._fault("list")
-        return list(self.nodes.values())
+    def look(self) -> Sequence[Node]:
+        self._fault("look")
+        return [*self.nodes.values()]
 
     def create(self, site: str, session: int, environment: Mapping[str, str]) -> None:
         fault = self._fault("create", f"{site}.{session}")

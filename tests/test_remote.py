@@ -105,7 +105,7 @@ def test_a_new_coordinator_goes_on_with_what_the_old_one_left():
     fleet = provisioner(cloud, believed=[("oslo", 4), ("bern", 2)])
     both = {"oslo": frozenset({4}), "bern": frozenset({2})}
     assert fleet.alive() == both, "before the first look, the run folder is believed"
-    cloud.faults["list"] = "vain"
+    cloud.faults["look"] = "vain"
     fleet.step()
     assert fleet.alive() == both, "a look that failed says nothing"
     cloud.advance(10.0)
@@ -113,7 +113,7 @@ def test_a_new_coordinator_goes_on_with_what_the_old_one_left():
     cloud.advance(SETTINGS.settle_wall_s)
     fleet.step()
     assert fleet.alive() == {"oslo": frozenset({4})}
-    assert cloud.calls == ["list"] * 3
+    assert cloud.calls == ["look"] * 3
 
 
 def test_what_belongs_to_no_site_of_the_run_is_deleted():
@@ -134,7 +134,7 @@ def test_a_fault_is_one_line_until_it_is_mended():
     cloud.faults["create"] = "refused"
     fleet.step()
     assert fleet.trouble == "refused (403)"
-    cloud.faults["list"] = "bug"
+    cloud.faults["look"] = "bug"
     cloud.advance(5.0)
     fleet.step()
     assert fleet.trouble == "refused (403) (and 1 more)"
@@ -144,7 +144,7 @@ def test_a_fault_is_one_line_until_it_is_mended():
     assert sorted(node.site for node in cloud.nodes.values()) == ["bern", "oslo"]
 
 
-@pytest.mark.parametrize("call", ["list", "create"])
+@pytest.mark.parametrize("call", ["look", "create"])
 def test_a_cloud_that_asks_to_be_left_alone_is_left_alone(call):
     cloud = FakeCloud(retry_after_s=50.0)
     fleet = provisioner(cloud)
@@ -166,7 +166,7 @@ def test_looks_that_fail_come_ever_later():
     fleet = provisioner(cloud)
     pauses = []
     for _ in range(10):
-        cloud.faults["list"] = "vain"
+        cloud.faults["look"] = "vain"
         pauses.append(fleet.step())
         cloud.advance(pauses[-1])
     assert 1.0 <= pauses[0] <= 2.0

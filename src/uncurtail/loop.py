@@ -335,6 +335,7 @@ class Loop:
         for source, message in (
             ("flower", self._ports.post.trouble),
             ("redis", self._ports.state.trouble),
+            ("fleet", self._ports.provisioner.trouble),
             ("energy", self._ports.feed.trouble),
             ("deadline", self._decider.trouble),
         ):

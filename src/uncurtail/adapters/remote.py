@@ -53,7 +53,7 @@ class Cloud(Protocol):
 
     name: str
 
-    def list(self) -> Sequence[Node]:
+    def look(self) -> Sequence[Node]:
         """Every node of this run that exists, whoever made it."""
         ...
 
@@ -69,7 +69,7 @@ class Cloud(Protocol):
 class RemoteProvisioner:
     """The provisioner of the sites of one cloud."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (what it stands on, the last by their names)
         self,
         cloud: Cloud,
         sites: Collection[str],
@@ -173,7 +173,7 @@ class RemoteProvisioner:
             return self._quiet_s()
         now = self._now()  # what exists is seen after this, not after the answer
         try:
-            observed = self._ask(self._cloud.list)
+            observed = self._ask(self._cloud.look)
         except CloudError as error:
             self._look_failed(error)
             return self._quiet_s()
