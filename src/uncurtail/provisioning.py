@@ -114,6 +114,18 @@ def exalsius_cloud(config: Config, run_id: str, last: Mapping[str, int]) -> Exal
     )
 
 
+def leftovers(config: Config, run_id: str, last: Mapping[str, int]) -> RemoteProvisioner:
+    """Lets go every machine elsewhere that a run left, once it is stepped.
+
+    A last call of the run may still come true: for so long its last sessions count as existing.
+    """
+    cloud = exalsius_cloud(config, run_id, last)
+    started = [(s, last[s]) for s in sites_of(config, "exalsius") if last.get(s)]
+    return RemoteProvisioner(
+        cloud, (), started, config.fleet.remote, node_environment(run_id), seed=config.seed
+    )
+
+
 def node_environment(run_id: str) -> Callable[[str, int], Mapping[str, str]]:
     """What a machine elsewhere is told of itself."""
     return lambda site, session: {RUN: run_id, SITE: site, SESSION: str(session)}

@@ -8,6 +8,7 @@ and is there for the last session that the run asked for.
 
 import hashlib
 import importlib.util
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -238,7 +239,7 @@ class Exalsius:
             said = "cannot be reached" if unsent else "does not answer in time or breaks off"
             kind = type(reason).__name__
             raise CloudError(f"exalsius {said}: {where} ({kind})", unsure=not unsent) from None
-        except ValueError as error:  # pydantic's are, too
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
             what = " ".join(str(error).split())[:120]
             raise CloudError(
                 f"exalsius answered in another form than documented ({what})", unsure=True
@@ -249,8 +250,7 @@ def _refused(error: Any) -> CloudError:
     """An answer other than 2xx, as a line; 5xx may have happened."""
     status: int = error.status
     pause_s = retry_after_seconds((error.headers or {}).get("Retry-After"))
-    detail = getattr(getattr(error.data, "detail", None), "detail", None)
-    said = f": {' '.join(str(detail).split())[:160]}" if detail else ""
+    said = _said(error.body)
     if status == 0:
         return CloudError(f"exalsius: no sealed connection: {' '.join(str(error.reason).split())}")
     if status in (401, 403):
@@ -262,3 +262,12 @@ def _refused(error: Any) -> CloudError:
     else:
         line = f"exalsius refuses ({status}){said}"
     return CloudError(line, unsure=status >= 500, retry_after_s=pause_s)
+
+
+def _said(body: str | None) -> str:
+    """What the server says about it, in a few words: it documents 401 and 429 for no call."""
+    try:
+        detail = json.loads(body or "")["detail"]["detail"]
+    except (ValueError, TypeError, LookupError):
+        return ""
+    return f": {' '.join(str(detail).split())[:160]}"

@@ -18,6 +18,7 @@ from uncurtail.core.nodes import (
     Delete,
     Move,
     Node,
+    NodeState,
     Outcome,
     RemoteSection,
     Session,
@@ -227,8 +228,10 @@ class RemoteProvisioner:
             self._looked_at = now
             self._tried = nodes.noticed(observed, self._tried, now)
             self._observed = observed
-            existing = self._existing()
-            self._troubles = {k: line for k, line in self._troubles.items() if k in existing}
+            coming = {n.key for n in observed if n.state in (NodeState.STARTING, NodeState.READY)}
+            mended = {key for key in coming if self._wishes.get(key) is not Wish.GONE}
+            ill = self._existing() - mended
+            self._troubles = {k: line for k, line in self._troubles.items() if k in ill}
         for node in observed:
             if node.site not in self._sites:
                 self._wish(node.key, Wish.GONE)
