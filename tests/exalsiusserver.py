@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from exalsius_api_client import models
+import exalsius_api_client as models
 
 TOKEN = "a-secret-token"
 

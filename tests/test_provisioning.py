@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -87,7 +88,7 @@ def left(tmp_path):
         folder.create()
         folder.resolved.write_text(dump(config), encoding="utf-8")
         journal = Journal(folder)
-        at = {"t": 1.0, "wall_s": 1.0, "site": "duck", "session": 3}
+        at: dict[str, Any] = {"t": 1.0, "wall_s": 1.0, "site": "duck", "session": 3}
         journal.events([SiteProvisioned(**at), SitePhase(**at, phase="idle", power_w=1.0)])
         journal.close()
         return folder
