@@ -20,7 +20,8 @@ from uncurtail.core.ledger import Segment
 from uncurtail.core.orders import StepReport
 from uncurtail.core.rounds import Order, Reply
 from uncurtail.core.signals import Reading, Trace
-from uncurtail.loop import Loop, Ports
+from uncurtail.loop import Loop, Past, Ports
+from uncurtail.ports import Provisioner
 from uncurtail.runfolder import Journal, RunFolder
 
 START = "2026-07-24T06:00:00+00:00"
@@ -174,7 +175,7 @@ class Virtual:
         before = wiring.past(self.settings, self.folder, head, unix(START))
         ports = Ports(
             feed=VessimFeed(self.traces or {}, before.metered_until),
-            provisioner=self.sites,
+            provisioner=self._provisioner(before),
             post=self.sites,
             state=self.sites,
             merger=self.merger,
@@ -190,6 +191,9 @@ class Virtual:
             loop.meter.begin()
         loop.start(self.t, self.t)
         return loop
+
+    def _provisioner(self, before: Past) -> Provisioner:
+        return self.sites
 
     def _first_commit(self) -> Commit:
         commit = Commit(

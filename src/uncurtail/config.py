@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from uncurtail.core import grids
+from uncurtail.core import grids, slots
 from uncurtail.core.ending import RunSection
 from uncurtail.core.events import unix
 from uncurtail.core.fleet import FleetSection, SiteSection
@@ -165,6 +165,11 @@ class Config(Section):
                     near = difflib.get_close_matches(name, self.sites, n=1)
                     hint = f"; did you mean {near[0]}?" if near else ""
                     raise ValueError(f"footprint.{key}.{name} is no site{hint}")
+        return self
+
+    @model_validator(mode="after")
+    def _sites_have_a_place(self) -> Self:
+        slots.check(self.fleet, self.sites)
         return self
 
     @model_validator(mode="after")

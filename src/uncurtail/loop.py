@@ -337,6 +337,7 @@ class Loop:
         messages = {
             "flower": self._ports.post.trouble,
             "redis": self._ports.state.trouble,
+            "fleet": self._ports.provisioner.trouble,
             "energy": self._ports.feed.trouble,
             "deadline": self._decider.trouble,
             "clock": clocks_off(self._hearts, sessions),

@@ -22,12 +22,14 @@ from uncurtail.config import Config, ConfigError
 from uncurtail.core.events import RunEnded
 from uncurtail.errors import UserError
 from uncurtail.monitor import Monitor
+from uncurtail.provisioning import release_wall_s
 from uncurtail.runfolder import COORDINATOR, RUN_DIR, SUPERVISOR, RunFolder
 from uncurtail.tracking import Trackers, kinds
 from uncurtail.wiring import REDIS_URL, Endpoints, secret
 
 LOOK_EVERY_S = 0.2
-# Ctrl-C drains: a step, an upload, a Flower reply, a commit. Then the hard way.
+# Ctrl-C drains: a step, an upload, a Flower reply, a commit, and what machines elsewhere take to be
+# gone. Then the hard way.
 DRAIN_S = 14.0
 START_TIMEOUT_S = 120.0
 # SuperExec asks for tasks ten times a second; a loaded machine takes its time.
@@ -76,9 +78,11 @@ class Supervisor:
     submitted_at: float = 0.0
     revived: dict[str, Backoff] = field(default_factory=dict)
     stop_at: float | None = None
+    drain_s: float = field(init=False)
     trackers: Trackers = field(init=False)
 
     def __post_init__(self) -> None:
+        self.drain_s = DRAIN_S + release_wall_s(self.config)
         self.trackers = Trackers(
             self.folder, kinds(self.config.tracking), self.procs, self.monitor.say
         )
@@ -102,7 +106,7 @@ class Supervisor:
                     if isinstance(event, RunEnded):
                         self.trackers.finish()
                         return event
-                if self.stop_at is not None and clock.monotonic() > self.stop_at + DRAIN_S:
+                if self.stop_at is not None and clock.monotonic() > self.stop_at + self.drain_s:
                     return None
                 clock.pause(LOOK_EVERY_S)
             return None
@@ -214,7 +218,7 @@ class Supervisor:
 
     def _asked_to_stop(self, _number: int, _frame: FrameType | None) -> None:
         if self.stop_at is not None:  # the second Ctrl-C: now
-            self.stop_at = clock.monotonic() - DRAIN_S
+            self.stop_at = clock.monotonic() - self.drain_s
             return
         self.stop_at = clock.monotonic()
         (self.folder.private / "stop").touch()

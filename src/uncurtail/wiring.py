@@ -7,7 +7,6 @@ from pathlib import Path
 
 from uncurtail.adapters.blobs import ObjectStore, UnusableError
 from uncurtail.adapters.flower_commands import Flower
-from uncurtail.adapters.processes import ProcessProvisioner
 from uncurtail.adapters.redis import CoordinatorState
 from uncurtail.adapters.traces import load_csv
 from uncurtail.config import Config, ConfigError, parse
@@ -30,6 +29,7 @@ from uncurtail.core.ledger import Ledger
 from uncurtail.core.signals import Kind, Reading, Signal, Trace
 from uncurtail.loop import Loop, Past, Ports
 from uncurtail.ports import Post
+from uncurtail.provisioning import provisioner
 from uncurtail.runfolder import Journal, RunFolder
 from uncurtail.sourcing import aged, feed, live_source
 from uncurtail.sourcing import secret as secret  # its readers find it here
@@ -243,7 +243,14 @@ def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
     known = {} if config.energy.live else traces(config, before.began)
     ports = Ports(
         feed=feed(config, known, before.metered_until),
-        provisioner=ProcessProvisioner(folder.path, config.sites),
+        provisioner=provisioner(
+            config,
+            folder.path,
+            endpoints.redis_url,
+            post.online,
+            {name: state.session for name, state in before.states.items()},
+            fleet.living(before.states),
+        ),
         post=post,
         state=CoordinatorState(endpoints.redis_url, folder.run_id, list(config.sites)),
         merger=UpdateMerger(blobs, config.outer),

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from uncurtail.adapters import children, clock
+from uncurtail.core import slots
 from uncurtail.core.fleet import SiteSection
 
 LEADER = "leader"
@@ -20,6 +21,8 @@ KILL_AFTER_S = 8.0
 
 class ProcessProvisioner:
     """Starts `uncurtail site lead` for each session, with its own CPU share or GPU slot."""
+
+    trouble: str | None = None  # what cannot be started ends, and its log says why
 
     def __init__(self, run: Path, sites: Mapping[str, SiteSection]) -> None:
         self._run = run
@@ -47,9 +50,12 @@ class ProcessProvisioner:
         log = self._run / "sites" / site / "log"
         # Not tied to this process: the site outlives a coordinator that crashes, and the next one
         # finds it. The supervisor adopts it.
-        self._own[site, session] = children.spawn(
+        child = children.spawn(
             [*command, str(session)], marks=marks, log=log, dies_with_parent=False
         )
+        if section.cpus is not None:
+            children.keep_to(child.pid, slots.cpus(section.cpus))
+        self._own[site, session] = child
         self._looked = 0.0
 
     def release(self, site: str, session: int) -> None:
