@@ -184,6 +184,40 @@ class SiteState:
         )
 
 
+class GateState:
+    """What the gate asks and tells on behalf of sites elsewhere. None while out of reach."""
+
+    def __init__(self, url: str, run_id: str, sites: Sequence[str]) -> None:
+        self._client = connect(url)
+        self._keys = Keys(run_id)
+        self._sites = {site: SiteState(url, run_id, site) for site in sites}
+
+    def exchange(
+        self, site: str, heart: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any] | None:
+        """`SiteState.exchange` for a site, as JSON."""
+        found = self._sites[site].exchange(heart, steps)
+        if found is None:
+            return None
+        coordinator, desired, announcement, server_s = found
+        return {
+            "coordinator": coordinator,
+            "desired": None if desired is None else asdict(desired),
+            "announcement": None if announcement is None else asdict(announcement),
+            "server_s": server_s,
+        }
+
+    def wanted(self, site: str) -> Wanted | None:
+        """Which session should be up: as its provisioner says, or as the coordinator does."""
+        try:
+            said, desired = self._client.mget([self._keys.wanted(site), self._keys.desired(site)])
+        except redis.RedisError:
+            return None
+        if said is not None:
+            return Wanted(**json.loads(said))
+        return None if desired is None else Wanted(Desired(**json.loads(desired)).session, up=True)
+
+
 def reachable(url: str) -> str | None:
     """Why a server cannot be used, or None when it answers."""
     try:
