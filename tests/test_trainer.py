@@ -294,6 +294,7 @@ def test_a_crash_while_saving_leaves_the_older_snapshot(corpus, tmp_path, monkey
     assert resumed.load_snapshot(tmp_path) is None
     assert same(resumed.optimizers.state_dict(), older)
     monkeypatch.undo()
+    assert len(list(tmp_path.iterdir())) == 2, "half a file is not kept"
     trainer.save_snapshot(tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
 

@@ -243,7 +243,7 @@ def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
     known = {} if config.energy.live else traces(config, before.began)
     ports = Ports(
         feed=feed(config, known, before.metered_until),
-        provisioner=ProcessProvisioner(folder.path, config.sites),
+        provisioner=ProcessProvisioner(folder, config.sites, config.fleet.snapshot_timeout_wall_s),
         post=post,
         state=CoordinatorState(endpoints.redis_url, folder.run_id, list(config.sites)),
         merger=UpdateMerger(blobs, config.outer),

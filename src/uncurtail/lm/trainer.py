@@ -25,7 +25,7 @@ from uncurtail.lm.optim import build_optimizers, fast_bf16
 from uncurtail.lm.ranks import Ranks, Word
 from uncurtail.lm.schedule import decay_scale, lr_scale, muon_momentum
 from uncurtail.lm.sections import ModelSection, TrainSection
-from uncurtail.lm.snapshot import read_snapshot, write_snapshot
+from uncurtail.lm.snapshot import Snapshot, read_snapshot, write_snapshot
 
 __all__ = [
     "NonFiniteLoss",
@@ -268,13 +268,18 @@ class Trainer:
         state = self.model.state_dict()
         return {name: value.to("cpu", torch.float32, copy=True) for name, value in state.items()}
 
+    def snapshot(self) -> Snapshot:
+        """A copy of the optimizer state; the weights are the coordinator's to keep."""
+        state = self.optimizers.state_dict()
+        return Snapshot({n: t.detach().to("cpu", copy=True) for n, t in state.items()}, self._kind)
+
     def save_snapshot(self, folder: Path) -> None:
-        """Write the optimizer state, atomically; the weights are the coordinator's to keep.
+        """Write the optimizer state, atomically.
 
         Raises:
             OSError: The disk is full or the folder cannot be written; the old snapshot stays.
         """
-        write_snapshot(folder, self.optimizers.state_dict(), self._kind)
+        write_snapshot(folder, self.snapshot())
 
     def load_snapshot(self, folder: Path) -> str | None:
         """Continue with a snapshot's optimizer state; returns why it was ignored, None if used."""
