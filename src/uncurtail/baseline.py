@@ -191,6 +191,8 @@ class _Baseline:
                         f"{error}: nothing was saved since step {now.steps}; lower the learning "
                         "rates (train.optim) and --resume"
                     ) from None
+                except ValueError as error:
+                    raise ConfigError(str(error)) from None
                 spent_s = now.train_s + clock.monotonic() - started
                 now = replace(now, steps=now.steps + result.steps, train_s=spent_s)
                 now = self._evaluated(now)
@@ -221,7 +223,10 @@ class _Baseline:
 
     def _evaluated(self, now: Progress) -> Progress:
         """With the held-out loss of the model as it is; the record keeps one a token count."""
-        nats, bits = self.trainer.evaluate()
+        try:
+            nats, bits = self.trainer.evaluate()
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
         tokens = now.steps * self.trainer.tokens_per_step
         self._say(f"after {tokens:,} tokens: held-out loss {nats:.4f}, {bits:.4f} bits per byte")
         kept = tuple(e for e in now.evaluations if e[0] < tokens)

@@ -10,13 +10,12 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from uncurtail.lm.data import Corpus
@@ -154,10 +153,11 @@ class Trainer:
         Raises:
             NonFiniteLoss: On any rank, so on all, and before the optimizer moves; the steps before
                 it stay in the model.
+            ValueError: The GPU's memory is too small.
             PartedError: One of several ranks cannot go on, so none can; end this process.
         """
         self._ranks.tell(Word.TRAIN, asdict(order))
-        with self._ranks.together():
+        with self._ranks.together(), self._within_memory():
             return self._take_steps(order, should_stop, on_step)
 
     def _take_steps(
@@ -213,11 +213,11 @@ class Trainer:
         """Held-out loss: nats per token, and bits per UTF-8 byte (document starts not counted).
 
         Raises:
-            ValueError: The held-out text is shorter than one sequence.
+            ValueError: The held-out text is shorter than one sequence, or memory is too small.
         """
         next(self._corpus.val_batches(self._section.sequence_length, 1, 1))  # or say there is none
         self._ranks.tell(Word.EVALUATE)
-        with self._ranks.together():
+        with self._ranks.together(), self._within_memory():
             return self._held_out()
 
     @torch.no_grad()
@@ -227,10 +227,9 @@ class Trainer:
         length, wanted = self._section.sequence_length, self._train.val_sequences
         batches = self._corpus.val_batches(length, wanted, self._micro)
         for inputs_BT, targets_BT in islice(batches, self._ranks.rank, None, self._ranks.size):
-            logits_BTV = self.model(inputs_BT.to(self._device))
             targets = targets_BT.flatten()
-            losses = F.cross_entropy(
-                logits_BTV.flatten(0, 1), targets.to(self._device), reduction="none"
+            losses = self.model.losses(
+                inputs_BT.to(self._device), targets_BT.to(self._device)
             ).cpu()
             sizes = self._token_bytes[targets]
             nats += float(losses.double().sum())
@@ -293,6 +292,19 @@ class Trainer:
         self._ranks.tell(Word.RESTORE)
         self._ranks.copy_from_first(self.optimizers.state_dict().values())
         return None
+
+    @contextmanager
+    def _within_memory(self) -> Iterator[None]:
+        """Says in a line what to do when the GPU's memory is too small."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            self.optimizers.zero_grad()
+            raise ValueError(
+                f"{self._device} has too little memory for {self._micro} sequences of "
+                f"{self._section.sequence_length} tokens at a time: lower train.micro_sequences, "
+                "or set train.checkpoint_activations"
+            ) from error
 
     @property
     def _kind(self) -> str:
