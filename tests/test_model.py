@@ -85,6 +85,16 @@ def test_sliced_loss_and_its_gradients_equal_plain_cross_entropy(monkeypatch):
     torch.testing.assert_close(head_losses(x, weight, targets), each.detach())
 
 
+def test_a_bfloat16_gradient_is_scaled_by_what_it_is_to_be_scaled_by():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 16, generator=generator).bfloat16().requires_grad_()
+    weight = torch.randn(50, 16, generator=generator)
+    loss = head_loss(x, weight, torch.randint(50, (40,), generator=generator))
+    (whole,) = torch.autograd.grad(loss, x, retain_graph=True)
+    (third,) = torch.autograd.grad(loss / 3, x)
+    assert torch.equal(third, (whole.float() / 3).bfloat16())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_the_loss_of_each_token_is_that_of_its_logits_and_never_needs_them_all(dtype):
     model = GPT(SMALL, dtype)

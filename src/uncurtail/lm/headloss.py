@@ -88,4 +88,6 @@ class _HeadLoss(torch.autograd.Function):
         """Scale what the forward pass made."""
         (gradient,) = gradients
         x_gradient_NC, weight_gradient_VC = ctx.saved_tensors
-        return x_gradient_NC * gradient.to(x_gradient_NC.dtype), weight_gradient_VC * gradient, None
+        # 1 / micro-batches rounded to bfloat16 would be up to 0.2 % off, in one direction
+        x_scaled_NC = (x_gradient_NC.float() * gradient).to(x_gradient_NC.dtype)
+        return x_scaled_NC, weight_gradient_VC * gradient, None
