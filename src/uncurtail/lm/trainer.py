@@ -135,6 +135,11 @@ class Trainer:
         self._token_bytes[: len(known)] = known
 
     @property
+    def data(self) -> Path:
+        """The folder of the tokens that it trains on."""
+        return self._corpus.folder
+
+    @property
     def tokens_per_step(self) -> int:
         """Tokens of one step at this site, all ranks together."""
         return self._train.batch_sequences * self._section.sequence_length
