@@ -3,6 +3,7 @@
 import hashlib
 
 import pytest
+import torch
 
 from tests.virtual import experiment
 from uncurtail.adapters.blobs import BlobError, ObjectStore
@@ -13,6 +14,7 @@ from uncurtail.core.rounds import Order
 from uncurtail.lm.data import Corpus, DataSection, prepare
 from uncurtail.lm.sections import ModelSection
 from uncurtail.lm.trainer import Trainer
+from uncurtail.site.keeper import SnapshotKeeper
 from uncurtail.site.link import Link, Wish
 from uncurtail.site.worker import Worker
 
@@ -41,6 +43,7 @@ def worker(tmp_path):
         link=Link(nobody, "duck", 1),
         blobs=ObjectStore(None, tmp_path),
         trainer=Trainer(config.model, config.train, corpus, 0),
+        keeper=SnapshotKeeper(home / "snapshot"),
     )
 
 
@@ -150,3 +153,28 @@ def test_a_stand_by_order_that_was_dropped_leaves_its_round_to_another_order(wor
     assert (dropped.steps, dropped.error) == (0, None)
     reply = worker.execute(order(base=base, base_version=0))
     assert (reply.steps, reply.error) == (5, None), "the same round, another lease"
+
+
+def test_the_optimizer_state_is_on_its_way_to_the_disk_before_the_answer_goes_out(worker, tmp_path):
+    from uncurtail.lm.checkpoint import encode_weights
+
+    class Watched(ObjectStore):
+        """Notes whether a snapshot was unfinished or done when the update came."""
+
+        seen = False
+
+        def put(self, key: str, data: bytes) -> None:
+            folder = worker.folder / "snapshot"
+            self.seen |= any((folder / name).exists() for name in ("unfinished", "snapshot.json"))
+            super().put(key, data)
+
+    worker.blobs = Watched(None, tmp_path)
+    base = worker.blobs.put_hashed(encode_weights(worker.trainer.weights()))
+    assert not worker.blobs.seen
+    worker.execute(order(base=base, base_version=0))
+    assert worker.blobs.seen
+    assert worker.keeper.finish(30)
+    again = Trainer(worker.config.model, worker.config.train, Corpus.open(tmp_path / "data"), 7)
+    assert again.load_snapshot(worker.folder / "snapshot") is None
+    state, wanted = again.optimizers.state_dict(), worker.trainer.optimizers.state_dict()
+    assert all(torch.equal(state[name], wanted[name]) for name in wanted)

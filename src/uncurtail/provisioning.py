@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
 
 from uncurtail.adapters import exalsius
 from uncurtail.adapters.children import RUN, SESSION, SITE
@@ -16,6 +15,7 @@ from uncurtail.core import slots
 from uncurtail.core.clouds import FleetKind
 from uncurtail.core.nodes import Session
 from uncurtail.ports import Provisioner
+from uncurtail.runfolder import RunFolder
 from uncurtail.sourcing import secret
 
 
@@ -133,7 +133,7 @@ def node_environment(run_id: str) -> Callable[[str, int], Mapping[str, str]]:
 
 def provisioner(
     config: Config,
-    run: Path,
+    run: RunFolder,
     state: str,
     online: Callable[[], frozenset[str]],
     last: Mapping[str, int],
@@ -153,19 +153,21 @@ def provisioner(
     for kind in sorted({*slots.kinds(config.fleet, config.sites).values()}):
         sites = sites_of(config, kind)
         left = [key for key in living if key[0] in sites]
-        environment = node_environment(run.name)
+        environment = node_environment(run.run_id)
         match kind:
             case "processes":
-                one: Provisioner = ProcessProvisioner(run, config.sites)
+                one: Provisioner = ProcessProvisioner(
+                    run, config.sites, config.fleet.snapshot_timeout_wall_s
+                )
             case "exalsius":
-                cloud = exalsius_cloud(config, run.name, last)
+                cloud = exalsius_cloud(config, run.run_id, last)
                 remote = RemoteProvisioner(
                     cloud, sites, left, config.fleet.remote, environment, seed=config.seed
                 )
                 remote.start()
                 one = remote
             case "static":
-                static = StaticSites(MachineState(state, run.name, sites), sites, online)
+                static = StaticSites(MachineState(state, run.run_id, sites), sites, online)
                 remote = RemoteProvisioner(
                     static, sites, left, SETTINGS, environment, seed=config.seed
                 )

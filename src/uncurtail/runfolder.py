@@ -30,6 +30,9 @@ RUN_DIR = "UNCURTAIL_RUN_DIR"
 SUPERVISOR = "supervisor.json"
 COORDINATOR = "coordinator.json"
 
+# In sites/SITE/snapshot/: see `RunFolder.unfinished_snapshot`.
+UNFINISHED_SNAPSHOT = "unfinished"
+
 # The last three came later: a run folder without them says "marginal", published as it was known.
 READINGS = ("t", "site", "intensity_g_per_kwh", "published", "kind", "source")
 POWER = ("start", "end", "site", "phase", "power_w", "grid_power_w", "intensity_g_per_kwh")
@@ -75,6 +78,10 @@ class RunFolder:
     def site(self, name: str) -> Path:
         """What a site keeps for itself: consumed.jsonl, snapshot/, log."""
         return self.sites / name
+
+    def unfinished_snapshot(self, site: str) -> Path:
+        """A mark that lies there while the site's newest optimizer state is not on disk yet."""
+        return self.site(site) / "snapshot" / UNFINISHED_SNAPSHOT
 
     def read_events(self) -> list[Event]:
         """All events in order."""

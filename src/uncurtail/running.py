@@ -14,6 +14,7 @@ from uncurtail import __version__, config, tracking, wiring
 from uncurtail.adapters import clock
 from uncurtail.config import Config, ConfigError
 from uncurtail.core.events import RunEnded
+from uncurtail.datanote import note_data
 from uncurtail.monitor import Monitor
 from uncurtail.provisioning import check as check_fleet
 from uncurtail.provisioning import release_wall_s
@@ -51,7 +52,7 @@ def run_experiment(path: Path, overrides: list[str], runs: Path, *, resume: bool
     data = _prepare_data(settings, console)
     if folder is None:
         folder = _create(path, settings, runs)
-    _note_data(folder, data)
+    note_data(folder.path, data)
     monitor = Monitor(settings, folder, console, start)
     if resume:
         monitor.skip_old()
@@ -152,21 +153,6 @@ def _create(path: Path, settings: Config, runs: Path) -> RunFolder:
     }
     write_atomic(folder.versions, json.dumps(versions, indent=1, sort_keys=True))
     return folder
-
-
-def _note_data(folder: RunFolder, data: Path) -> None:
-    from uncurtail.lm.manifest import Manifest
-
-    note = folder.path / "data.json"
-    body = {"folder": str(data), "manifest_sha256": Manifest.load(data).sha256}
-    if note.exists():
-        before = json.loads(note.read_text(encoding="utf-8"))
-        if before["manifest_sha256"] != body["manifest_sha256"]:
-            raise ConfigError(
-                f"{data} holds other data than {folder.path.name} began with in "
-                f"{before['folder']}: bring those files back, or leave out --resume for a new run"
-            )
-    write_atomic(note, json.dumps(body))
 
 
 def _check_room(settings: Config, runs: Path) -> None:

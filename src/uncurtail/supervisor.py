@@ -106,7 +106,7 @@ class Supervisor:
                     if isinstance(event, RunEnded):
                         self.trackers.finish()
                         return event
-                if self.stop_at is not None and clock.monotonic() > self.stop_at + self.drain_s:
+                if self._waited_enough():
                     return None
                 clock.pause(LOOK_EVERY_S)
             return None
@@ -218,11 +218,19 @@ class Supervisor:
 
     def _asked_to_stop(self, _number: int, _frame: FrameType | None) -> None:
         if self.stop_at is not None:  # the second Ctrl-C: now
-            self.stop_at = clock.monotonic() - self.drain_s
+            self.stop_at = float("-inf")
             return
         self.stop_at = clock.monotonic()
         (self.folder.private / "stop").touch()
         self.monitor.say("Stopping: sites finish their step and hand in their work.")
+
+    def _waited_enough(self) -> bool:
+        """Whether what was asked to stop has had its time; sites that save have more."""
+        if self.stop_at is None:
+            return False
+        saving = any(self.folder.unfinished_snapshot(site).exists() for site in self.config.sites)
+        saving_s = self.config.fleet.snapshot_timeout_wall_s if saving else 0.0
+        return clock.monotonic() > self.stop_at + self.drain_s + saving_s
 
     def _end(self) -> None:
         for child in self.procs.values():

@@ -245,7 +245,7 @@ def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
         feed=feed(config, known, before.metered_until),
         provisioner=provisioner(
             config,
-            folder.path,
+            folder,
             endpoints.redis_url,
             post.online,
             {name: state.session for name, state in before.states.items()},

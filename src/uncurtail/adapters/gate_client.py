@@ -23,7 +23,7 @@ from uncurtail.errors import UserError
 # The environment of a machine elsewhere: where the gate is, how to trust it, who we are.
 ADDRESS = "UNCURTAIL_GATE"
 AUTHORITY = "UNCURTAIL_GATE_CA"
-TOKEN = "UNCURTAIL_SITE_TOKEN"  # noqa: S105 - the name of a variable
+TOKEN = "UNCURTAIL_SITE_TOKEN"
 
 STATE_TIMEOUT_S = 2.0  # a heartbeat that takes longer is told by the next
 BULK_TIMEOUT_S = 60.0  # between two pieces

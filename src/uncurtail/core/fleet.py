@@ -77,6 +77,8 @@ class FleetSection(Section):
     provision_timeout_wall_s: float = Field(default=300.0, gt=0)
     # A drain is one step, one upload, one Flower reply.
     drain_timeout_wall_s: float = Field(default=30.0, gt=0)
+    # How long a site that goes may write its optimizer state, at idle power: 2.9 GB at depth 20.
+    snapshot_timeout_wall_s: float = Field(default=120.0, ge=0)
     # A site without a coordinator finishes, snapshots and exits.
     orphan_after_wall_s: float = Field(default=60.0, gt=0)
     max_retry_wall_s: float = Field(default=60.0, gt=0)

@@ -25,6 +25,7 @@ from uncurtail.core.leases import split
 from uncurtail.core.rounds import Order, Reply, answers, updates_folder
 from uncurtail.lm.checkpoint import decode_weights
 from uncurtail.lm.trainer import NonFiniteLoss, StepMetrics, Trainer, TrainOrder, TrainResult
+from uncurtail.site.keeper import SnapshotKeeper
 from uncurtail.site.link import Link
 from uncurtail.sync.codec import encode_delta
 
@@ -45,6 +46,7 @@ class Worker:
     link: Link
     blobs: ObjectStore
     trainer: Trainer
+    keeper: SnapshotKeeper
     last: Reply | None = None
 
     def execute(self, order: Order) -> Reply:
@@ -88,6 +90,10 @@ class Worker:
             )
         finally:
             self.link.doing(stepping=False, round_number=order.round)
+        if result.steps:
+            # Before the answer, which may be what the end of the session waits for; and before the
+            # upload, beside which it is written.
+            self.keeper.keep(self.trainer.snapshot())
         try:
             update, digest = self._upload(started, result, base)
         except BlobError as error:
@@ -206,10 +212,7 @@ class Worker:
 
 
 def serve(worker: Worker, path: Path) -> None:
-    """Answer orders on the socket until the coordinator has been silent for too long.
-
-    After each answer the optimizer state is saved: it survives the session.
-    """
+    """Answer orders on the socket until the coordinator has been silent for too long."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(path))
         path.chmod(0o600)
@@ -222,21 +225,19 @@ def serve(worker: Worker, path: Path) -> None:
                 continue
             with connection:
                 connection.settimeout(30.0)
-                if _same_user(connection) and _answer(worker, connection):
-                    with contextlib.suppress(OSError):  # a full disk costs the snapshot only
-                        worker.trainer.save_snapshot(worker.folder / "snapshot")
+                if _same_user(connection):
+                    _answer(worker, connection)
 
 
-def _answer(worker: Worker, connection: socket.socket) -> bool:
-    """One order, one answer; False when nothing was trained. A peer that left loses nothing."""
-    with connection.makefile("rw", encoding="utf-8", newline="\n") as stream:
-        try:
-            reply = worker.execute(wire.decode_order(stream.readline()))
-            stream.write(wire.encode(reply) + "\n")
-            stream.flush()
-        except (ValueError, OSError):
-            return False
-    return reply.steps > 0
+def _answer(worker: Worker, connection: socket.socket) -> None:
+    """One order, one answer. A peer that left loses nothing."""
+    with (
+        contextlib.suppress(ValueError, OSError),
+        connection.makefile("rw", encoding="utf-8", newline="\n") as stream,
+    ):
+        reply = worker.execute(wire.decode_order(stream.readline()))
+        stream.write(wire.encode(reply) + "\n")
+        stream.flush()
 
 
 def _failed(order: Order, error: Exception) -> Reply:
