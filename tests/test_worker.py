@@ -42,6 +42,7 @@ def worker(tmp_path):
         session=1,
         link=Link(nobody, "duck", 1),
         blobs=ObjectStore(None, tmp_path),
+        tell=lambda _row: None,
         trainer=Trainer(config.model, config.train, corpus, 0),
         keeper=SnapshotKeeper(home / "snapshot"),
     )

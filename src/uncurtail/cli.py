@@ -341,6 +341,38 @@ def train(folder: Path, site: str, session: int, socket: Path) -> None:
     train_session(folder, site, session, socket)
 
 
+@site_app.command()
+def join(
+    home: Annotated[
+        Path | None, typer.Option(help="What is kept here between sessions; the user's cache.")
+    ] = None,
+) -> None:
+    """Be a site of a run elsewhere, as long as that run wants it.
+
+    The environment says which: uncurtail site invite RUN SITE prints it, where the run is. All
+    that this machine needs is a way to that one address.
+    """
+    from uncurtail.site.join import join_run
+
+    raise typer.Exit(join_run(home))
+
+
+@site_app.command()
+def invite(folder: RunFolderPath, site: Annotated[str, typer.Argument()]) -> None:
+    """Print what lets another machine join as this site: keep it to yourself."""
+    from uncurtail.gating import invite
+
+    typer.echo(invite(folder, site))
+
+
+@app.command(hidden=True)
+def gate(folder: RunFolderPath) -> None:
+    """Be the gate of a run: `uncurtail run` starts it where gate.address is set."""
+    from uncurtail.gating import serve_gate
+
+    serve_gate(folder)
+
+
 def _fail(message: str) -> NoReturn:
     for line in message.splitlines():
         print(f"uncurtail: {line}", file=sys.stderr)

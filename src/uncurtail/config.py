@@ -118,6 +118,32 @@ class FlowerSection(Section):
     restarts: int = Field(default=5, ge=0)
 
 
+class GateSection(Section):
+    """The one door for sites on other machines: TLS, a token for each site, few paths."""
+
+    address: str | None = None  # HOST:PORT at which they reach this machine; unset: no gate
+    listen: str = "0.0.0.0"
+
+    @field_validator("address")
+    @classmethod
+    def _an_address_is_host_and_port(cls, address: str | None) -> str | None:
+        if address is not None:
+            place(address)
+        return address
+
+
+def place(address: str) -> tuple[str, int]:
+    """Host and port of HOST:PORT.
+
+    Raises:
+        ValueError: It is none.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError("is no address: write HOST:PORT, as sites reach this machine")
+    return host, int(port)
+
+
 class StoreSection(Section):
     """The payload plane. Unset: a folder of the run."""
 
@@ -149,6 +175,7 @@ class Config(Section):
     sites: dict[str, SiteSection] = Field(min_length=1)
     rounds: RoundsSection = RoundsSection()
     flower: FlowerSection = FlowerSection()
+    gate: GateSection = GateSection()
     store: StoreSection = StoreSection()
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()

@@ -1,6 +1,5 @@
 """What `uncurtail fleet` does: ends what a run left on machines elsewhere."""
 
-import json
 from pathlib import Path
 
 from uncurtail import provisioning, wiring
@@ -9,7 +8,7 @@ from uncurtail.adapters.remote import RemoteProvisioner
 from uncurtail.config import Config, ConfigError
 from uncurtail.core import fleet
 from uncurtail.errors import UserError
-from uncurtail.runfolder import RunFolder
+from uncurtail.runfolder import SUPERVISOR, RunFolder
 
 
 class NotReleasedError(UserError):
@@ -28,7 +27,7 @@ def release(path: Path) -> str:
     config = wiring.read_config(folder)
     if not provisioning.sites_of(config, "exalsius"):
         return f"{folder.run_id} has no machines elsewhere: what it starts here ends with it."
-    if _goes_on(folder):
+    if children.introduced(folder.private / SUPERVISOR) is not None:
         raise UserError(f"{folder.run_id} is going on: stop it first, it releases its machines")
     provisioning.check(config)
     states = fleet.replay(config.sites, folder.read_events())
@@ -54,12 +53,3 @@ def wait_until_gone(config: Config, left: RemoteProvisioner) -> None:
     raise NotReleasedError(
         f"machines are left, or may be, of {names}{why}. Try again, or look at the cloud's own page"
     )
-
-
-def _goes_on(folder: RunFolder) -> bool:
-    try:
-        text = (folder.private / "supervisor.json").read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return False
-    body = json.loads(text)
-    return children.alive(body["pid"], body["started"])

@@ -4,8 +4,10 @@ import os
 from collections.abc import Callable, Collection, Mapping
 
 from uncurtail.adapters import exalsius
-from uncurtail.adapters.children import RUN, SESSION, SITE
+from uncurtail.adapters.certificates import site_token
+from uncurtail.adapters.children import SESSION, SITE
 from uncurtail.adapters.exalsius import Exalsius
+from uncurtail.adapters.gate_client import Pass
 from uncurtail.adapters.processes import ProcessProvisioner
 from uncurtail.adapters.redis import MachineState
 from uncurtail.adapters.remote import RemoteProvisioner
@@ -69,6 +71,11 @@ def check(config: Config) -> None:
     if sites_of(config, "exalsius"):
         exalsius.check()
         exalsius_token()
+    if sites_of(config, "static") and config.gate.address is None:
+        raise ConfigError(
+            'fleet.kind = "static" needs gate.address: HOST:PORT at which those machines reach '
+            "this one"
+        )
     usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     for name in sites_of(config, "processes"):
         asked = config.sites[name].cpus
@@ -122,13 +129,22 @@ def leftovers(config: Config, run_id: str, last: Mapping[str, int]) -> RemotePro
     cloud = exalsius_cloud(config, run_id, last)
     started = [(s, last[s]) for s in sites_of(config, "exalsius") if last.get(s)]
     return RemoteProvisioner(
-        cloud, (), started, config.fleet.remote, node_environment(run_id), seed=config.seed
+        cloud, (), started, config.fleet.remote, lambda _site, _session: {}, seed=config.seed
     )
 
 
-def node_environment(run_id: str) -> Callable[[str, int], Mapping[str, str]]:
+def invitation(config: Config, run: RunFolder, site: str) -> dict[str, str]:
+    """The environment that lets a machine in as this site; nothing of a gate without one."""
+    if config.gate.address is None:
+        return {SITE: site}
+    authority = (run.private / "tls" / "ca.crt").read_text(encoding="ascii")
+    token = site_token(run.gate_secret.read_bytes(), site)
+    return {SITE: site, **Pass(config.gate.address, authority, site, token).environment()}
+
+
+def node_environment(config: Config, run: RunFolder) -> Callable[[str, int], Mapping[str, str]]:
     """What a machine elsewhere is told of itself."""
-    return lambda site, session: {RUN: run_id, SITE: site, SESSION: str(session)}
+    return lambda site, session: {**invitation(config, run, site), SESSION: str(session)}
 
 
 def provisioner(
@@ -153,7 +169,7 @@ def provisioner(
     for kind in sorted({*slots.kinds(config.fleet, config.sites).values()}):
         sites = sites_of(config, kind)
         left = [key for key in living if key[0] in sites]
-        environment = node_environment(run.run_id)
+        environment = node_environment(config, run)
         match kind:
             case "processes":
                 one: Provisioner = ProcessProvisioner(

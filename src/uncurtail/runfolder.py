@@ -60,6 +60,7 @@ class RunFolder:
         self.sites = self.path / "sites"
         self.private = self.path / "private"
         self.logs = self.path / "logs"
+        self.gate_secret = self.private / "gate.secret"
         self.summary = self.path / "summary.json"
         self.report = self.path / "report.html"
 

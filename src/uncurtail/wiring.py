@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from uncurtail.adapters.blobs import ObjectStore, UnusableError
@@ -46,13 +46,13 @@ class Endpoints:
     flower_port: int
     redis_url: str
     data: str
+    flower_host: str = "127.0.0.1"
 
     def save(self, folder: RunFolder) -> None:
         """Write, readable by this user alone."""
         path = folder.private / "endpoints.json"
         path.touch(mode=0o600)
-        body = {"flower_port": self.flower_port, "redis_url": self.redis_url, "data": self.data}
-        path.write_text(json.dumps(body), encoding="utf-8")
+        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: RunFolder) -> "Endpoints":
@@ -68,8 +68,8 @@ def read_config(folder: RunFolder) -> Config:
 
 
 def flower(folder: RunFolder, endpoints: Endpoints) -> Flower:
-    """The run's own SuperLink."""
-    return Flower(folder.private, endpoints.flower_port)
+    """The run's own SuperLink, as it is reached from here."""
+    return Flower(folder.private, endpoints.flower_port, endpoints.flower_host)
 
 
 def store(config: Config, folder: RunFolder) -> ObjectStore:

@@ -25,6 +25,8 @@ ADDRESS = "UNCURTAIL_GATE"
 AUTHORITY = "UNCURTAIL_GATE_CA"
 TOKEN = "UNCURTAIL_SITE_TOKEN"
 
+PASS_FILE = "gate.json"  # in the private part of a folder that joined
+
 STATE_TIMEOUT_S = 2.0  # a heartbeat that takes longer is told by the next
 BULK_TIMEOUT_S = 60.0  # between two pieces
 PIECE_BYTES = 1 << 20
@@ -98,7 +100,7 @@ class Gate:
             BlobError: The gate cannot be reached, or does not let us in.
         """
         with _told("the run's settings"):
-            answer = self._client.get("")
+            answer = self._client.get("/welcome")
             _check(answer)
             return dict(answer.json())
 

@@ -6,7 +6,6 @@ here only `/v1/fleet/` goes through, where a SuperNode signs each request with i
 Everything else needs the token of the site that it speaks of, and touches nothing of another.
 """
 
-import hashlib
 import hmac
 import json
 import os
@@ -24,6 +23,7 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 
 from uncurtail.adapters.blobs import BlobError, UnusableError
+from uncurtail.adapters.certificates import site_token
 from uncurtail.core.orders import Wanted
 
 # A kept-alive connection to SuperLink waits for nothing longer than Flower's own client does.
@@ -68,17 +68,12 @@ class Behind:
     sites: frozenset[str]
     secret: bytes
     superlink: str  # https://HOST:PORT
-    ca: Path  # what its certificate is checked with
+    tls: Path  # ca.crt, server.crt, server.key: SuperLink's, and the gate's own
     data: Path
     records: Callable[[str], Path]  # a site's own folder
     store: Store
     state: State
     register: Callable[[str, int, str], str | None]  # site, session, public key; why not
-
-
-def token(secret: bytes, site: str) -> str:
-    """What a site's machine shows; it speaks for this site and no other."""
-    return hmac.new(secret, f"site {site}".encode(), hashlib.sha256).hexdigest()
 
 
 def app(behind: Behind) -> Starlette:
@@ -87,7 +82,7 @@ def app(behind: Behind) -> Starlette:
     site = "/site/{site}"
     session = f"{site}/{{session:int}}"
     routes = [
-        (site, "GET", gate.welcome),
+        (f"{site}/welcome", "GET", gate.welcome),
         (f"{site}/wanted", "GET", gate.wanted),
         (f"{session}/key", "POST", gate.key),
         (f"{session}/state", "POST", gate.state),
@@ -99,15 +94,32 @@ def app(behind: Behind) -> Starlette:
         (f"{site}/snapshot/{{name}}", "PUT", gate.keep_snapshot),
     ]
     opened = [Route(path, gate.own(call), methods=[method]) for path, method, call in routes]
-    fleet = Route("/v1/fleet/{call:path}", gate.fleet, methods=["POST", "GET"])
+    fleet = Route("/v1/fleet/{call}", gate.fleet, methods=["POST", "GET"])
     return Starlette(routes=[fleet, *opened])
+
+
+def serve(behind: Behind, host: str, port: int) -> None:
+    """Serve the door until SIGTERM."""
+    import uvicorn
+
+    uvicorn.run(
+        app(behind),
+        host=host,
+        port=port,
+        ssl_certfile=str(behind.tls / "server.crt"),
+        ssl_keyfile=str(behind.tls / "server.key"),
+        log_level="warning",
+        access_log=False,
+    )
 
 
 class _Gate:
     def __init__(self, behind: Behind) -> None:
         self._behind = behind
         self._superlink = httpx.AsyncClient(
-            base_url=behind.superlink, verify=_trusting(behind.ca), timeout=FLEET_TIMEOUT_S
+            base_url=behind.superlink,
+            verify=_trusting(behind.tls / "ca.crt"),
+            timeout=FLEET_TIMEOUT_S,
         )
 
     def own(self, call: Handler) -> Handler:
@@ -116,7 +128,7 @@ class _Gate:
         async def checked(request: Request) -> Response:
             site = request.path_params["site"]
             shown = request.headers.get("authorization", "").removeprefix("Bearer ")
-            expected = token(self._behind.secret, site)
+            expected = site_token(self._behind.secret, site)
             if site not in self._behind.sites or not hmac.compare_digest(shown, expected):
                 return _no(401, "the token is not that of this site")
             if not all(_PLAIN.fullmatch(v) for k, v in request.path_params.items() if k == "name"):
@@ -134,6 +146,8 @@ class _Gate:
 
     async def fleet(self, request: Request) -> Response:
         """A SuperNode's call, handed to SuperLink as it came."""
+        if not _PLAIN.fullmatch(request.path_params["call"]):  # as ".." would be
+            return _no(404, "no such call")
         kept = [(k, v) for k, v in request.headers.raw if k.decode().lower() not in _OWN_HEADERS]
         try:
             answer = await self._superlink.request(
@@ -151,13 +165,12 @@ class _Gate:
 
     async def welcome(self, request: Request) -> Response:
         """What a site has to know of the run."""
-        del request
-        data = self._behind.data
+        kept = self._snapshots(request)
         return JSONResponse(
             {
                 "run": self._behind.run,
                 "config": self._behind.config,
-                "data": sorted(p.name for p in data.iterdir() if _PLAIN.fullmatch(p.name)),
+                "snapshot": sorted(p.name for p in kept.glob("*") if _kept(p.name)),
             }
         )
 
@@ -237,6 +250,10 @@ class _Gate:
 
     def _snapshots(self, request: Request) -> Path:
         return self._behind.records(request.path_params["site"]) / "snapshot"
+
+
+def _kept(name: str) -> bool:
+    return bool(_PLAIN.fullmatch(name)) and name.endswith((".json", ".safetensors"))
 
 
 def _append_once(path: Path, row: dict[str, Any]) -> None:
