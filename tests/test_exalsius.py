@@ -94,6 +94,22 @@ def test_a_slow_start_is_waited_for(world):
     world.end()
 
 
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_removal_that_takes_minutes_is_no_trouble(world, lost):
+    world.fleet.provision("oslo", 1)
+    world.look(8)
+    world.server.leave_looks = 15
+    if lost:
+        world.server.faults.append(Fault("lost", "DELETE"))
+    world.fleet.release("oslo", 1)
+    world.look(2)
+    for _ in range(10):
+        world.look()
+        assert world.fleet.trouble is None
+        assert world.fleet.alive() == {"oslo": frozenset({1})}
+    world.end()
+
+
 def test_a_node_that_fails_is_taken_out_and_made_again_and_says_why(world):
     world.server.broken = "docker is installed"
     world.fleet.provision("oslo", 1)

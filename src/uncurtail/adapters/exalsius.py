@@ -85,6 +85,7 @@ class Exalsius:
         self._client: ApiClient | None = None
         self._imported: dict[str, tuple[str, int]] = {}  # by node, should its hostname be another
         self._clusters: dict[str, str] = {}  # the cluster that a node is in, by the last look
+        self._asked_out: set[str] = set()  # nodes whose removal from the cluster was asked for
         self._seen: Sequence[Node] = ()
 
     def look(self) -> Sequence[Node]:
@@ -103,6 +104,7 @@ class Exalsius:
                 clusters.update(dict.fromkeys(ids, cluster))
             pool = NodesApi(client).list_nodes(_request_timeout=self._timeout).nodes
         self._clusters = clusters
+        self._asked_out &= clusters.keys()
         found = (self._ours(node.actual_instance) for node in pool)
         self._seen = [node for node in found if node is not None]
         return self._seen
@@ -129,9 +131,12 @@ class Exalsius:
     def delete(self, node: Node) -> None:
         """Take it out of its cluster; then, one that was imported, out of the pool."""
         from exalsius_api_client import ClustersApi, NodesApi
-        from exalsius_api_client.exceptions import NotFoundException
+        from exalsius_api_client.exceptions import ConflictException, NotFoundException
 
         client, cluster = self._api(), self._clusters.get(node.id)
+        asked = node.id in self._asked_out
+        if cluster is not None:
+            self._asked_out.add(node.id)
         with self._asking():
             try:
                 if cluster is not None:
@@ -142,6 +147,10 @@ class Exalsius:
                     NodesApi(client).delete_node(node.id, _request_timeout=self._timeout)
             except NotFoundException:
                 return  # gone already
+            except ConflictException:
+                if not asked:
+                    raise
+                return  # a removal takes minutes; one that is under way is refused a second time
 
     def clusters(self) -> Sequence[str]:
         """The clusters that the token may see, each with its state."""
