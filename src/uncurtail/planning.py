@@ -53,7 +53,9 @@ def plan(request: Request, console: "Console", *, as_json: bool) -> str | None:
         settings = config.load(request.experiment, [*request.overrides, *override])
         start = wiring.start_time(settings, clock.wall())
         traces = wiring.traces(settings, start)
-        played.append(_Played(label, settings, traces, compare(settings, traces, start, names)))
+        microgrids = wiring.microgrids(settings, start)
+        result = compare(settings, traces, start, names, microgrids)
+        played.append(_Played(label, settings, traces, result))
     body = _body(request, played)
     if as_json:
         return json.dumps(body, allow_nan=False)

@@ -11,6 +11,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from uncurtail.core.events import Event, SitePhase, SiteProvisioned, SiteReleased
+from uncurtail.core.microgrid import MicrogridSection
 from uncurtail.core.policy import Costs, Verdict
 from uncurtail.core.section import Section
 
@@ -42,6 +43,7 @@ class SiteSection(Section):
     threads: int = Field(default=1, ge=1)  # of all its ranks together
     ranks: int = Field(default=1, ge=1)  # processes that share each step; one for each GPU
     cuda_devices: str | None = None  # "0,1": the GPU slot; unset: CPU
+    microgrid: MicrogridSection | None = None  # a battery, solar panels; unset: the grid alone
 
     def power_w(self, phase: Phase) -> float:
         """Watts drawn in a phase; a draining site still finishes its step."""

@@ -9,6 +9,7 @@ from uncurtail.config import Config, ConfigError
 from uncurtail.core.forecasts import Noise, tariff
 from uncurtail.core.issues import Issues, Issuing
 from uncurtail.core.ledger import J_PER_KWH, baselines_kg
+from uncurtail.core.microgrid import Microgrid
 from uncurtail.core.planner import PlanVariant
 from uncurtail.core.policy import Always, AnyPolicy, Lookahead, Threshold
 from uncurtail.core.signals import Trace
@@ -116,7 +117,11 @@ def chosen(config: Config, names: Iterable[str] | None) -> dict[str, PlanVariant
 
 
 def compare(
-    config: Config, traces: Mapping[str, Trace], start: float, names: Iterable[str] | None = None
+    config: Config,
+    traces: Mapping[str, Trace],
+    start: float,
+    names: Iterable[str] | None = None,
+    microgrids: Mapping[str, Microgrid] | None = None,
 ) -> Comparison:
     """Play every policy on the same work, and bound each from below.
 
@@ -124,12 +129,12 @@ def compare(
         ConfigError: The work is not said and cannot be found out.
     """
     todo = chosen(config, names)
-    work_s = _work_s(config, traces, start)
+    work_s = _work_s(config, traces, start, microgrids)
     rows: list[Row] = []
     notes: list[str] = []
     bounds: dict[tuple[float, float, float], Best | None] = {}  # equal games share theirs
     for name, variant in todo.items():
-        game = scenario(config, traces, start, variant, work_s)
+        game = scenario(config, traces, start, variant, work_s, microgrids)
         outcome = simulate(game)
         key = _slots(game, outcome), outcome.train_site_s, game.round_overhead_share
         if outcome.completed and key not in bounds:
@@ -150,6 +155,7 @@ def scenario(
     start: float,
     variant: PlanVariant,
     train_site_s: float,
+    microgrids: Mapping[str, Microgrid] | None = None,
 ) -> Scenario:
     """A variant's game."""
     energy, share = config.energy, variant.round_overhead_share
@@ -173,6 +179,7 @@ def scenario(
         max_sites=config.plan.max_sites,
         issues=issues,
         prices=prices if len(prices) == len(tariffs) else None,
+        microgrids=microgrids or {},
     )
 
 
@@ -183,7 +190,12 @@ def _until(config: Config, traces: Mapping[str, Trace], start: float) -> float:
     return end
 
 
-def _work_s(config: Config, traces: Mapping[str, Trace], start: float) -> float:
+def _work_s(
+    config: Config,
+    traces: Mapping[str, Trace],
+    start: float,
+    microgrids: Mapping[str, Microgrid] | None,
+) -> float:
     """The work in seconds of one site's training."""
     if config.plan.train_site_h is not None:
         return config.plan.train_site_h * HOUR_S
@@ -192,7 +204,8 @@ def _work_s(config: Config, traces: Mapping[str, Trace], start: float) -> float:
             "how much work is it? Give plan.train_site_h (hours of one site's training), or "
             "run.duration_s: then it is what the experiment's own policy gets done in that time"
         )
-    own = scenario(config, traces, start, PlanVariant(policy=config.policy), float("inf"))
+    usual = PlanVariant(policy=config.policy)
+    own = scenario(config, traces, start, usual, float("inf"), microgrids)
     own.until = min(own.until, start + config.run.duration_s)
     done_s = simulate(own).train_site_s
     if done_s <= 0.0:
