@@ -6,7 +6,7 @@ intensity is unknown counts as energy without emissions (`unpriced_j`), never as
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,19 @@ class Segment:
     power_w: float
     intensity_g_per_kwh: float | None
     flow: Flow | None = None
+
+
+class Energy(Protocol):
+    """Energy by where it came from, in J; see `Tally`."""
+
+    solar_j: float
+    battery_j: float
+    stored_j: float
+
+    @property
+    def grid_j(self) -> float:
+        """All that the grid delivered."""
+        ...
 
 
 @dataclass(slots=True)
@@ -62,6 +75,19 @@ class Tally:
         """Count another's as well."""
         for item in fields(Tally):
             setattr(self, item.name, getattr(self, item.name) + getattr(other, item.name))
+
+
+def own_kwh(total: Energy) -> dict[str, float]:
+    """Where the power of a site with a microgrid came from.
+
+    `stored_kwh` went from the grid into the battery, and is part of what the grid gave.
+    """
+    return {
+        "solar_kwh": total.solar_j / J_PER_KWH,
+        "battery_kwh": total.battery_j / J_PER_KWH,
+        "grid_kwh": total.grid_j / J_PER_KWH,
+        "stored_kwh": total.stored_j / J_PER_KWH,
+    }
 
 
 def tally(segment: Segment, clean_below_g_per_kwh: float) -> Tally:

@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import NamedTuple, Self
 
 from pydantic import Field, model_validator
@@ -40,7 +39,7 @@ class MicrogridSection(Section):
     charge_from_curtailed: bool = False
     solar_peak_w: float = Field(default=0.0, ge=0)
     # A CSV with a time column and one in W; unset: made-up weather (core/solar.py).
-    solar_path: Path | None = None
+    solar_path: str | None = None
     solar_column: str | None = None
     solar_latitude: float = Field(default=35.0, ge=-66, le=66)
     solar_seed: int | None = Field(default=None, ge=0)  # unset: energy.seed
