@@ -1,6 +1,7 @@
 """Runs on batteries and suns: the real loop with Vessim's battery, verified and counted again."""
 
 import csv
+import io
 import math
 import shutil
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd  # type: ignore[import-untyped]
 import pytest
 import vessim
+from rich.console import Console
 from vessim.metrics import GridImportEmissions
 
 from tests.virtual import START, Virtual, experiment
@@ -18,9 +20,12 @@ from uncurtail.config import Config, ConfigError
 from uncurtail.core.events import unix
 from uncurtail.core.planner import PlanVariant
 from uncurtail.core.signals import Trace
-from uncurtail.plan.compare import scenario
+from uncurtail.plan.compare import compare, scenario
 from uncurtail.plan.simulate import simulate
-from uncurtail.report.rundata import RunData
+from uncurtail.report.page import write_report
+from uncurtail.report.rundata import DRAWING, RunData
+from uncurtail.report.summary import write_summary
+from uncurtail.report.terminal import summary_table
 from uncurtail.runfolder import RunFolder
 from uncurtail.verify import verify
 
@@ -58,6 +63,12 @@ def failing(folder: RunFolder) -> set[str]:
 def run(tmp_path_factory):
     settings = sites(duck=SUN_AND_BATTERY, windy=FROM_GRID)
     return played(tmp_path_factory.mktemp("own"), settings)
+
+
+@pytest.fixture(scope="module")
+def summary(run):
+    """With the oracle's five seconds."""
+    return write_summary(run)
 
 
 def test_a_run_on_own_power_passes_every_check_and_trains_beyond_its_windows(run):
@@ -321,3 +332,78 @@ def test_a_file_in_watts_is_the_sun_and_one_that_does_not_cover_the_run_is_refus
     bright = write_sun(tmp_path / "bright.csv", unix(START), 3001.0)
     with pytest.raises(ConfigError, match=r"outside 0\.\.3000 W"):
         wiring.microgrids(sites(duck=body | {"solar_path": bright}), unix(START))
+
+
+# -- what is told --
+
+
+def test_the_report_says_where_the_power_came_from(run, summary):
+    (numbers,) = summary["policies"].values()
+    told = numbers["microgrids"]
+    tally = RunData(run).ledger.total(site="duck")
+    assert told["duck"]["solar_kwh"] == pytest.approx(tally.solar_j / 3.6e6)
+    assert told["windy"]["stored_kwh"] > 1.0
+    load_kwh = sum(
+        kwh["solar_kwh"] + kwh["battery_kwh"] + kwh["grid_kwh"] - kwh["stored_kwh"]
+        for kwh in told.values()
+    )
+    assert load_kwh == pytest.approx(numbers["energy_kwh"])
+    page = write_report(run, summary).read_text()
+    for kwh in told.values():
+        assert f"<td>{kwh['battery_kwh']:,.3f}</td>" in page
+    assert "Baselines have no microgrid" in page
+    shown = io.StringIO()
+    Console(width=120, file=shown, force_terminal=False).print(summary_table(summary, run))
+    assert f"{told['duck']['solar_kwh']:.2f}" in shown.getvalue()
+
+
+def test_the_footprint_counts_what_the_grid_gave(run, summary):
+    (numbers,) = summary["policies"].values()
+    account = summary["footprint"]["total"]
+    assert account["marginal_kg"] == pytest.approx(numbers["emissions_kg"])
+    assert account["energy_kwh"] == pytest.approx(numbers["energy_kwh"])
+    up_h = sum(
+        RunData(run).ledger.total(site=site, phase=phase).duration_s / HOUR
+        for site in ("duck", "windy")
+        for phase in DRAWING
+    )
+    assert summary["footprint"]["embodied"]["used_gpu_h"] == pytest.approx(4 * up_h)
+
+
+def test_a_run_s_oracle_has_its_microgrids(summary):
+    (numbers,) = summary["policies"].values()
+    assert 0.0 <= summary["oracle"]["emissions_kg"] <= numbers["emissions_kg"]
+
+
+def test_a_budget_counts_the_grid_s_part_alone(tmp_path):
+    """With all of its load from the sun and battery a site spends nothing of a budget."""
+    settings = experiment(run={"duration_s": 24 * HOUR}, policy={"kind": "budget", "max_kg": 0.05})
+    site = {"preset": "coal", "microgrid": SUN_AND_BATTERY}
+    settings = Config.model_validate(settings.model_dump() | {"sites": {"coal": site}})
+    virtual = Virtual(tmp_path, settings)
+    virtual.finish()
+    virtual.close()
+    data = RunData(virtual.folder)
+    assert data.ended is not None
+    assert data.ended.reason == "duration"
+    assert data.ledger.total().energy_j / 3.6e6 * 0.75 > 1.0, "far beyond the budget on this grid"
+    assert failing(virtual.folder) == set()
+
+
+def test_plan_says_where_each_policy_s_power_comes_from():
+    settings = sites(duck=SUN_AND_BATTERY, windy=FROM_GRID)
+    start = unix(START)
+    traces, own = wiring.traces(settings, start), wiring.microgrids(settings, start)
+    found = compare(settings, traces, start, ["threshold"], own)
+    (row,) = found.to_json()["policies"].values()
+    parts = row["microgrids"]
+    assert set(parts) == {"duck", "windy"}
+    load_kwh = sum(
+        kwh["solar_kwh"] + kwh["battery_kwh"] + kwh["grid_kwh"] - kwh["stored_kwh"]
+        for kwh in parts.values()
+    )
+    assert load_kwh == pytest.approx(row["energy_kwh"])
+    assert any(note.startswith("always on: counted without") for note in found.notes)
+    bare = compare(settings, traces, start, ["threshold"])
+    assert "microgrids" not in bare.to_json()["policies"]["threshold"]
+    assert found.work_h > 1.2 * bare.work_h

@@ -34,6 +34,11 @@ class Segment:
     intensity_g_per_kwh: float | None
     flow: Flow | None = None
 
+    @property
+    def grid_w(self) -> float:
+        """All that the grid gave."""
+        return self.power_w if self.flow is None else self.flow.grid_w
+
 
 class Energy(Protocol):
     """Energy by where it came from, in J; see `Tally`."""
@@ -94,13 +99,11 @@ def tally(segment: Segment, clean_below_g_per_kwh: float) -> Tally:
     """What one segment amounts to."""
     duration_s = segment.end - segment.start
     found = Tally(duration_s, segment.power_w * duration_s)
-    grid_w = segment.power_w
     if segment.flow is not None:
         flow = segment.flow
         found.solar_j, found.battery_j = flow.solar_w * duration_s, flow.battery_w * duration_s
         found.stored_j = flow.grid_charge_w * duration_s
-        grid_w = flow.grid_w
-    grid_j = grid_w * duration_s
+    grid_j = segment.grid_w * duration_s
     if segment.intensity_g_per_kwh is None:
         found.unpriced_j = grid_j
         found.clean_j = found.solar_j + found.battery_j

@@ -17,16 +17,14 @@ from uncurtail.plan.simulate import Outcome, Scenario, simulate
 
 HOUR_S = 3600.0
 SLOT_S = 300.0
-# A schedule that may be further than this from the best possible is not called that.
-SAID_GAP = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class Best:
     """The least that the work can emit by a deadline; `gap` is what its solver left open.
 
-    With batteries it may leave more open than `SAID_GAP`: then `emissions_kg` is what is proven,
-    which no schedule may reach, and `proven_only` says so.
+    With batteries it may leave more open than `oracle.SAID_GAP`: `emissions_kg` is then what is
+    proven, which no schedule may reach, and `proven_only` says so.
     """
 
     emissions_kg: float
@@ -266,6 +264,6 @@ def bound(own: Scenario, outcome: Outcome, time_limit_wall_s: float) -> Best | N
     found = oracle.solve(problem, time_limit_wall_s)
     if found is None:
         return None
-    if own.microgrids and found.gap > SAID_GAP:
+    if own.microgrids and found.gap > oracle.SAID_GAP:
         return Best(found.proven_kg, found.makespan_h, found.gap, proven_only=True)
     return Best(found.emissions_kg, found.makespan_h, found.gap)

@@ -21,6 +21,8 @@ from uncurtail.plan.program import WHOLE, Array, Program, Shape, build, slot_mea
 HOUR_S = 3600.0
 # What counts as solved: a tenth of the 1 % that a reader of a gap to the oracle can use.
 SOLVED_GAP = 1e-3
+# A schedule with batteries that may be further than this from the best is not called that.
+SAID_GAP = 0.01
 # Above this many sites x slots HiGHS spends its time on presolving integers; the linear program
 # alone is solved in seconds, and leaves few slots undecided.
 DIRECT_CELLS = 2_000

@@ -22,7 +22,7 @@ from uncurtail.core.events import (
     WindowOpened,
 )
 from uncurtail.core.fleet import Phase
-from uncurtail.core.ledger import Ledger, Segment, baselines_kg
+from uncurtail.core.ledger import Ledger, Segment, baselines_kg, own_kwh
 from uncurtail.core.orders import StepReport
 from uncurtail.core.policy import kind_of
 from uncurtail.core.signals import Trace
@@ -120,6 +120,16 @@ class RunData:
     def ledger(self) -> Ledger:
         """Energy and emissions from the power series: every phase, also after the last commit."""
         return Ledger.from_segments(self.segments, self.enter_below_g_per_kwh)
+
+    @property
+    def own_kwh(self) -> dict[str, dict[str, float]]:
+        """Where the power of each site with a microgrid came from, in kWh."""
+        sites = self.config["sites"]
+        return {
+            site: own_kwh(self.ledger.total(site=site))
+            for site in self.sites
+            if sites[site].get("microgrid") is not None
+        }
 
     @property
     def train_s(self) -> float:
