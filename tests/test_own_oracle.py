@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from uncurtail.core.fleet import Phase
 from uncurtail.core.grids import synthetic
 from uncurtail.core.microgrid import Microgrid, MicrogridSection
 from uncurtail.core.policy import Costs, Threshold
@@ -12,7 +13,7 @@ from uncurtail.core.signals import Trace
 from uncurtail.core.solar import sunshine
 from uncurtail.plan import oracle
 from uncurtail.plan.oracle import Problem, SiteCost, solve
-from uncurtail.plan.simulate import Phase, Scenario, simulate
+from uncurtail.plan.simulate import Scenario, simulate
 
 SLOT = 300.0
 START = 1_784_851_200.0
@@ -25,7 +26,7 @@ KWH = MicrogridSection(
 
 
 def trace(values):
-    times = START + SLOT * np.arange(len(values))
+    times = START + SLOT * np.arange(len(values), dtype=np.float64)
     return Trace(times, np.array(values, dtype=float), START + SLOT * len(values))
 
 

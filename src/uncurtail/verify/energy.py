@@ -109,6 +109,9 @@ def _row_problems(run: Evidence) -> Iterator[str]:
         for segment in (row.segment for row in rows):
             if segment.end <= segment.start:
                 yield f"power.csv of {site} has an empty or negative row at {iso(segment.start)}"
+            if site in sections and (sections[site].microgrid is None) != (segment.flow is None):
+                what = "has a charge" if segment.flow is not None else "has no charge"
+                yield f"power.csv of {site} at {iso(segment.start)} {what}: other than its config"
             if site in sections:
                 expected = sections[site].power_w(Phase(segment.phase))
                 if not agree(segment.power_w, expected, relative=DIGITS_RELATIVE, absolute=0.0):

@@ -21,17 +21,15 @@ WATTS_ABSOLUTE = 0.01
 
 def own_power(run: Evidence) -> Finding:
     """Load is sun, battery and grid; batteries hold what went in; no sun is spent twice."""
-    sections = {name: site.microgrid for name, site in run.setup.sites.items()}
-    with_own = {name: section for name, section in sections.items() if section is not None}
-    problems = list(_columns(run, set(with_own)))
-    if not with_own:
-        return judged(problems, "no site has a battery or solar panels")
+    if all(site.microgrid is None for site in run.setup.sites.values()):
+        return Finding(True, "no site has a battery or solar panels")
     start = run.events[0].t
     end = max((rows[-1].segment.end for rows in run.power.values() if rows), default=start)
     try:
         found = microgrids(parse(run.setup.raw, "resolved.json"), start, end - start + 1.0)
     except ConfigError as error:
         return Finding(None, f"the sun cannot be computed again: {error}")
+    problems: list[str] = []
     own_j = 0.0
     for name, microgrid in found.items():
         rows = run.power.get(name, [])
@@ -45,15 +43,6 @@ def own_power(run: Evidence) -> Finding:
 def _own_w(row: PowerRow) -> float:
     flow = row.segment.flow
     return 0.0 if flow is None else flow.solar_w + flow.battery_w
-
-
-def _columns(run: Evidence, with_own: set[str]) -> Iterator[str]:
-    for name, rows in run.power.items():
-        told = sum(row.segment.flow is not None for row in rows)
-        if name in with_own and told < len(rows):
-            yield f"power.csv of {name} does not say where the power came from in all rows"
-        if name not in with_own and told:
-            yield f"power.csv of {name} has a state of charge, and resolved.json no microgrid"
 
 
 def _site(
