@@ -157,6 +157,8 @@ class Meter:
         # A reading goes stale by itself: from then on the grid is unknown.
         stale = stale_at(self._own.policy, self.readings.get(name)) + SHORTEST_S
         turn = min(max(stale, self.since), until)
+        if self._mode(name, turn) is self._mode(name, self.since):
+            turn = until
         for start, end in ((self.since, turn), (turn, until)):
             for piece in microgrid.walk(soc, load_w, (start, end), self._mode(name, start)):
                 soc = piece[2].soc
