@@ -19,9 +19,12 @@ from uncurtail import wiring
 from uncurtail.config import Config, ConfigError
 from uncurtail.core.events import unix
 from uncurtail.core.planner import PlanVariant
+from uncurtail.core.policy import Costs
 from uncurtail.core.signals import Trace
 from uncurtail.plan.compare import compare, scenario
+from uncurtail.plan.own import OwnSite
 from uncurtail.plan.simulate import simulate
+from uncurtail.report import curves
 from uncurtail.report.page import write_report
 from uncurtail.report.rundata import DRAWING, RunData
 from uncurtail.report.summary import write_summary
@@ -375,19 +378,37 @@ def test_a_run_s_oracle_has_its_microgrids(summary):
     assert 0.0 <= summary["oracle"]["emissions_kg"] <= numbers["emissions_kg"]
 
 
-def test_a_budget_counts_the_grid_s_part_alone(tmp_path):
+@pytest.mark.parametrize("limit", [{"max_kg": 0.05}, {"max_eur": 0.5}], ids=["kg", "eur"])
+def test_a_budget_counts_the_grid_s_part_alone(tmp_path, limit):
     """With all of its load from the sun and battery a site spends nothing of a budget."""
-    settings = experiment(run={"duration_s": 24 * HOUR}, policy={"kind": "budget", "max_kg": 0.05})
-    site = {"preset": "coal", "microgrid": SUN_AND_BATTERY}
-    settings = Config.model_validate(settings.model_dump() | {"sites": {"coal": site}})
-    virtual = Virtual(tmp_path, settings)
-    virtual.finish()
-    virtual.close()
-    data = RunData(virtual.folder)
+    settings = experiment(run={"duration_s": 24 * HOUR})
+    site = {"preset": "coal", "price_eur_per_kwh": 1.0, "microgrid": SUN_AND_BATTERY}
+    changes = {"sites": {"coal": site}, "policy": {"kind": "budget", **limit}}
+    settings = Config.model_validate(settings.model_dump() | changes)
+    folder = played(tmp_path, settings)
+    data = RunData(folder)
     assert data.ended is not None
     assert data.ended.reason == "duration"
-    assert data.ledger.total().energy_j / 3.6e6 * 0.75 > 1.0, "far beyond the budget on this grid"
-    assert failing(virtual.folder) == set()
+    assert data.ledger.total().energy_j / 3.6e6 * 0.75 > 1.0, "far beyond either from this grid"
+    assert failing(folder) == set()
+
+
+def test_the_curve_of_emissions_ends_at_the_ledger_s(run):
+    data = RunData(run)
+    assert curves.emissions_kg(data)[1][-1] == pytest.approx(data.emissions_kg())
+
+
+def test_in_virtual_time_a_stale_grid_neither_charges_a_battery_nor_spares_it():
+    own = wiring.microgrids(sites(windy=FROM_GRID), unix(START))["windy"]
+    start = unix(START)
+    clean = Trace(np.array([start]), np.array([50.0]), math.inf)
+    site = OwnSite(own, Costs(2024.0, 468.0, 468.0, 300.0), clean, None, 100.0)
+    site.draw(start, start + 900.0, 2000.0, known=True)
+    assert site.energy.battery_j == 0.0
+    assert site.energy.stored_j == pytest.approx(5000.0 * 900.0)
+    site.draw(start + 900.0, start + 1800.0, 2000.0, known=False)
+    assert site.energy.battery_j == pytest.approx(2000.0 * 900.0)
+    assert site.energy.stored_j == pytest.approx(5000.0 * 900.0)
 
 
 def test_plan_says_where_each_policy_s_power_comes_from():
