@@ -21,15 +21,14 @@ SLOT_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The least that the work can emit by a deadline; `gap` is what its solver left open.
+    """The least that the work can emit by a deadline.
 
-    With batteries it may leave more open than `oracle.SAID_GAP`: `emissions_kg` is then what is
-    proven, which no schedule may reach, and `proven_only` says so.
+    With batteries its solver may leave more open than `oracle.SAID_GAP`: `emissions_kg` is then
+    what is proven, which no schedule may reach, and `proven_only` says so.
     """
 
     emissions_kg: float
     makespan_h: float
-    gap: float
     proven_only: bool = False
 
 
@@ -248,22 +247,29 @@ def _slots(own: Scenario, outcome: Outcome) -> int:
 
 
 def bound(own: Scenario, outcome: Outcome, time_limit_wall_s: float) -> Best | None:
-    """The oracle's word on a game: the same sites, work and cost of starts, by the same end."""
+    """The oracle's word on a game: the same sites, work and cost of starts, by the same end.
+
+    In whole slots, its work rounded down and its time up, so that nothing can do better. None where
+    the solver found no schedule in time, or where there is less than a slot of work.
+    """
     from uncurtail.plan import oracle  # scipy takes half a second
 
+    work_s = outcome.train_site_s // SLOT_S * SLOT_S
+    if work_s <= 0.0:
+        return None
     problem = oracle.Problem(
         sites={name: oracle.SiteCost(*cost) for name, cost in own.sites.items()},
         traces=own.traces,
         start=own.start,
         deadline_s=_slots(own, outcome) * SLOT_S,
-        train_site_s=outcome.train_site_s,
+        train_site_s=work_s,
         overhead_share=own.round_overhead_share,
         max_sites=own.max_sites,
         microgrids=own.microgrids,
     )
     found = oracle.solve(problem, time_limit_wall_s)
-    if found is None:
+    if found is None or not (found.plan or own.microgrids):
         return None
     if own.microgrids and found.gap > oracle.SAID_GAP:
-        return Best(found.proven_kg, found.makespan_h, found.gap, proven_only=True)
-    return Best(found.emissions_kg, found.makespan_h, found.gap)
+        return Best(found.proven_kg, found.makespan_h, proven_only=True)
+    return Best(found.emissions_kg, found.makespan_h)
