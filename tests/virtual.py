@@ -182,6 +182,7 @@ class Virtual:
             commits=self.store,
             record=self.journal,
             forecaster=wiring.forecaster(self.settings, self.traces or {}, before.began),
+            own=wiring.own_supply(self.settings, self.folder, before),
         )
         loop = Loop(self.settings, self.folder.run_id, ports, before, TOKENS_PER_STEP)
         known = wiring.last_readings(self.folder)

@@ -354,11 +354,18 @@ def _along(location: list[str]) -> tuple[list[str], list[str]]:
         names.append(part)
         if isinstance(inside, type) and issubclass(inside, BaseModel):
             known = list(inside.model_fields)
-            inside = inside.model_fields[part].annotation if part in known else None
+            inside = _present(inside.model_fields[part].annotation) if part in known else None
         else:
             known = []
             inside = get_args(inside)[1] if get_origin(inside) is dict else None
     return names, known
+
+
+def _present(annotation: Any) -> Any:
+    """The section of one that may be left out; anything else as it is."""
+    members = [member for member in get_args(annotation) if member is not type(None)]
+    sections = [m for m in members if isinstance(m, type) and issubclass(m, BaseModel)]
+    return sections[0] if len(members) == len(sections) == 1 else annotation
 
 
 def _by_kind(annotation: Any) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from uncurtail.core.policy import Budget, Deadline, Verdict
 from uncurtail.core.rounds import member
 from uncurtail.core.signals import Reading
 from uncurtail.deciding import Decider, WindowState
-from uncurtail.metering import Meter
+from uncurtail.metering import Meter, OwnSupply
 from uncurtail.orderdesk import Moment, Terms
 from uncurtail.ports import (
     Commits,
@@ -56,6 +56,7 @@ class Ports:
     commits: Commits
     record: Record
     forecaster: Forecaster | None = None
+    own: OwnSupply | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,7 @@ class Loop:
             ports.record,
             past.ledger,
             past.metered_until,
+            ports.own,
         )
         terms = Terms(
             run=run_id,
@@ -197,6 +199,7 @@ class Loop:
             self._decider.rest()
             return
         left_site_s = self._left_site_s() if isinstance(self._config.policy, Deadline) else None
+        self._decider.own = self.meter.own(now.t)
         self._decider.decide(now.t, self.meter.readings, self._states, left_site_s)
 
     def _left_site_s(self) -> float | None:

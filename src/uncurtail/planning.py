@@ -55,12 +55,16 @@ def plan(request: Request, console: "Console", *, as_json: bool) -> str | None:
         settings = config.load(request.experiment, [*request.overrides, *override])
         start = wiring.start_time(settings, clock.wall())
         traces = wiring.traces(settings, start)
-        played.append(_Played(label, settings, traces, compare(settings, traces, start, names)))
+        microgrids = wiring.microgrids(settings, start)
+        result = compare(settings, traces, start, names, microgrids)
+        played.append(_Played(label, settings, traces, result))
     body = _body(request, played)
     if as_json:
         return json.dumps(body, allow_nan=False)
     for one in played:
         console.print(_table(one))
+        if one.result.own:
+            console.print(_own_table(one.result))
         for note in one.result.notes:
             console.print(f"[yellow]{note}[/yellow]", highlight=False)
     folder = _write(request, played, body)
@@ -126,6 +130,20 @@ def _table(one: _Played) -> "Table":
         )
     for site, kg in result.baselines_kg.items():
         table.add_row(f"always on: {site}", number(result.work_h, "h"), mass(kg), style="dim")
+    return table
+
+
+def _own_table(result: Comparison) -> "Table":
+    """Where the power of the sites with microgrids came from."""
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column("policy")
+    for head in ("site", "solar", "battery", "grid", "grid into battery"):
+        table.add_column(head, justify="right")
+    for row in result.rows:
+        for site, kwh in row.own_kwh.items():
+            table.add_row(row.name, site, *(number(value, "kWh") for value in kwh.values()))
     return table
 
 

@@ -6,6 +6,7 @@ from typing import Protocol
 from uncurtail.core.events import Event
 from uncurtail.core.forecasts import Forecast
 from uncurtail.core.ledger import Segment
+from uncurtail.core.microgrid import Flow, Mode
 from uncurtail.core.orders import Announcement, Desired, Heart, StepReport
 from uncurtail.core.rounds import Order, Reply
 from uncurtail.core.signals import Reading
@@ -29,6 +30,21 @@ class Feed(Protocol):
 
     def draw(self, start: float, end: float, power_w: Mapping[str, float]) -> dict[str, float]:
         """Hold these loads over [start, end); the average power (W) drawn from the grid by each."""
+        ...
+
+
+class OwnPower(Protocol):
+    """What sites have of their own, behind their grid connections: batteries and solar panels."""
+
+    @property
+    def soc(self) -> Mapping[str, float]:
+        """Each such site's state of charge (0-1), as of the last draw."""
+        ...
+
+    def draw(
+        self, start: float, end: float, load_w: Mapping[str, float], modes: Mapping[str, Mode]
+    ) -> dict[str, Flow]:
+        """Hold the loads of exactly these sites over [start, end), the sun standing still."""
         ...
 
 

@@ -9,6 +9,7 @@ from uncurtail.adapters.blobs import ObjectStore, UnusableError
 from uncurtail.adapters.flower_commands import Flower
 from uncurtail.adapters.redis import CoordinatorState
 from uncurtail.adapters.traces import load_csv
+from uncurtail.adapters.vessim_own import VessimOwnPower
 from uncurtail.config import Config, ConfigError, parse
 from uncurtail.core import commit as commits
 from uncurtail.core import fleet, grids
@@ -26,12 +27,15 @@ from uncurtail.core.forecasts import Experience, Noise
 from uncurtail.core.issues import Issues, Issuing
 from uncurtail.core.leases import FreeSteps
 from uncurtail.core.ledger import Ledger
+from uncurtail.core.microgrid import Microgrid
 from uncurtail.core.signals import Kind, Reading, Signal, Trace
 from uncurtail.loop import Loop, Past, Ports
+from uncurtail.metering import OwnSupply
 from uncurtail.ports import Post
 from uncurtail.provisioning import provisioner
 from uncurtail.runfolder import Journal, RunFolder
 from uncurtail.sourcing import aged, feed, live_source
+from uncurtail.sourcing import microgrids as built_microgrids
 from uncurtail.sourcing import secret as secret  # its readers find it here
 
 REDIS_URL = "UNCURTAIL_REDIS_URL"
@@ -83,6 +87,7 @@ def check_energy(config: Config, start: float) -> None:
     Raises:
         ConfigError: A trace cannot be used, or a credential is missing.
     """
+    microgrids(config, start)
     if config.energy.live:
         live_source(config.energy)
     else:
@@ -119,17 +124,43 @@ def _traces(config: Config, start: float) -> dict[str, Trace]:
         except ValueError as error:
             raise ConfigError(str(error)) from None
         return {name: columns[region] for name, region in regions.items()}
-    duration_s = config.run.duration_s or 366 * 86400.0
     return {
         name: grids.synthetic(
             site.preset or "",
             seed=config.energy.seed if site.seed is None else site.seed,
             start=start,
-            duration_s=duration_s + BEYOND_S,
+            duration_s=_made_up_s(config),
             utc_offset_h=site.utc_offset_h,
         )
         for name, site in config.sites.items()
     }
+
+
+def _made_up_s(config: Config) -> float:
+    """How long made-up weather reaches."""
+    return (config.run.duration_s or 366 * 86400.0) + BEYOND_S
+
+
+def microgrids(config: Config, start: float) -> dict[str, Microgrid]:
+    """What sites have behind their grid connections; sites with nothing are left out.
+
+    Raises:
+        ConfigError: A file of solar power cannot be used, or says nothing of the start.
+    """
+    return built_microgrids(config, start, _made_up_s(config))
+
+
+def own_supply(config: Config, folder: RunFolder, before: Past) -> OwnSupply | None:
+    """The sites' own power, charged as an earlier coordinator recorded it; None without any."""
+    found = microgrids(config, before.began)
+    if not found:
+        return None
+    soc = {
+        row.segment.site: row.segment.flow.soc
+        for row in folder.read_power()
+        if row.segment.flow is not None
+    }
+    return OwnSupply(found, VessimOwnPower(found, before.metered_until, soc), config.policy)
 
 
 def forecaster(config: Config, known: Mapping[str, Trace], start: float) -> Issues | None:
@@ -257,6 +288,7 @@ def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
         commits=blobs,
         record=Journal(folder),
         forecaster=forecaster(config, known, before.began),
+        own=own_supply(config, folder, before),
     )
     loop = Loop(config, folder.run_id, ports, before, batch * length)
     heard = last_readings(folder)

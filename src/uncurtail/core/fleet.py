@@ -12,6 +12,7 @@ from pydantic import Field
 
 from uncurtail.core.clouds import ExalsiusSection, ExalsiusSite, FleetKind
 from uncurtail.core.events import Event, SitePhase, SiteProvisioned, SiteReleased
+from uncurtail.core.microgrid import MicrogridSection
 from uncurtail.core.nodes import RemoteSection
 from uncurtail.core.policy import Costs, Verdict
 from uncurtail.core.section import Section
@@ -43,6 +44,7 @@ class SiteSection(Section):
     price_eur_per_kwh: float | None = Field(default=None, ge=0)
     threads: int = Field(default=1, ge=1)  # of all its ranks together
     ranks: int = Field(default=1, ge=1)  # processes that share each step; one for each GPU
+    microgrid: MicrogridSection | None = None  # a battery, solar panels; unset: the grid alone
     kind: FleetKind | None = None  # where it runs; unset: fleet.kind
     # Of a site that runs here: its GPU slot, and the CPUs that it keeps to. Unset: CPU; any CPU.
     cuda_devices: str | None = None  # "0,1"

@@ -53,7 +53,7 @@ def emissions_kg(run: RunData) -> tuple[Array, Array]:
     for segment in run.segments:
         if segment.intensity_g_per_kwh is not None and segment.end > segment.start:
             first, last = np.searchsorted(edges, (segment.start, segment.end))
-            grams_per_s = segment.power_w / J_PER_KWH * segment.intensity_g_per_kwh
+            grams_per_s = segment.grid_w / J_PER_KWH * segment.intensity_g_per_kwh
             rate[first:last] += grams_per_s / 1000.0
     return edges, np.concatenate([[0.0], np.cumsum(rate * np.diff(edges))])[: len(edges)]
 

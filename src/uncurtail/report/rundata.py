@@ -24,7 +24,7 @@ from uncurtail.core.events import (
     WindowOpened,
 )
 from uncurtail.core.fleet import Phase
-from uncurtail.core.ledger import Ledger, Segment, baselines_kg
+from uncurtail.core.ledger import Ledger, Segment, baselines_kg, own_kwh
 from uncurtail.core.orders import StepReport
 from uncurtail.core.policy import kind_of
 from uncurtail.core.signals import Trace
@@ -134,6 +134,16 @@ class RunData:
         assert self.start is not None
         firsts = [trace.times[np.isfinite(trace.values)] for trace in self.traces.values()]
         return max([self.start, *(float(times[0]) for times in firsts if times.size)])
+
+    @property
+    def own_kwh(self) -> dict[str, dict[str, float]]:
+        """Where the power of each site with a microgrid came from, in kWh."""
+        sites = self.config["sites"]
+        return {
+            site: own_kwh(self.ledger.total(site=site))
+            for site in self.sites
+            if sites[site].get("microgrid") is not None
+        }
 
     @property
     def train_s(self) -> float:

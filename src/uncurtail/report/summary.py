@@ -62,6 +62,7 @@ def _policy(run: RunData, best: Limit | None) -> dict[str, Any]:
     if run.start is not None and run.committed is not None:
         makespan_h = (run.committed.t - run.start) / HOUR_S
     metered = bool(run.segments)
+    own = {"microgrids": run.own_kwh} if metered and run.own_kwh else {}
     return {
         "makespan_h": makespan_h,
         "energy_kwh": total.energy_j / J_PER_KWH if metered else None,
@@ -71,6 +72,7 @@ def _policy(run: RunData, best: Limit | None) -> dict[str, Any]:
         "train_site_h": run.train_s / HOUR_S if metered else None,
         "completed": run.ended is not None and run.ended.reason in COMPLETE,
         "gap_to_oracle": None if best is None else best.gap,
+        **own,
     }
 
 
