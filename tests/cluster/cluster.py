@@ -22,16 +22,16 @@ T = TypeVar("T")
 class Part(Protocol):
     """Something in the cluster that compares what is wanted with what is there."""
 
-    def step(self, api: Api) -> bool:
-        """Do what can be done now; whether anything was."""
+    def step(self, api: Api) -> None:
+        """Do what can be done now."""
         ...
 
 
 class Collecting:
     """The garbage collector as a part of the cluster."""
 
-    def step(self, api: Api) -> bool:
-        return collector.collect(api)
+    def step(self, api: Api) -> None:
+        collector.collect(api)
 
 
 @dataclass
@@ -81,11 +81,10 @@ class Cluster:
         store = self.api.store
         while True:
             revision = store.revision
-            has_worked = False
             for part in self.parts:
-                has_worked |= part.step(self.api)
-            if not has_worked:
-                await store.changed(revision, timeout_s=0.5)
+                part.step(self.api)
+            if store.revision == revision:
+                await store.changed(revision, timeout_s=0.2)
             await asyncio.sleep(0)
 
     def stop(self) -> None:

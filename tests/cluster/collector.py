@@ -6,21 +6,21 @@ from tests.cluster.objects import Json, finalizers_of, is_ending, owners_of
 _FOREGROUND = Deletion("Foreground")
 
 
-def collect(api: Api) -> bool:
-    """Take one step for each object that needs one; whether there was any."""
+def collect(api: Api) -> None:
+    """Take one step for each object that needs one."""
     things = list(api.store.objects.values())
     living = {thing["metadata"]["uid"] for thing in things}
     dependents: dict[str, list[Json]] = {}
     for thing in things:
         for owner in owners_of(thing):
             dependents.setdefault(owner["uid"], []).append(thing)
-    has_worked = False
     for thing in things:
         if _is_gone(api, thing):
             continue
         mine = [d for d in dependents.get(thing["metadata"]["uid"], []) if not _is_gone(api, d)]
-        has_worked |= _orphaned(api, thing, living) or _finalized(api, thing, mine)
-    return _namespaces(api) or has_worked
+        if not _orphaned(api, thing, living):
+            _finalize(api, thing, mine)
+    _namespaces(api)
 
 
 def _is_gone(api: Api, thing: Json) -> bool:
@@ -46,26 +46,21 @@ def _orphaned(api: Api, thing: Json, living: set[str]) -> bool:
     return True
 
 
-def _finalized(api: Api, thing: Json, dependents: list[Json]) -> bool:
+def _finalize(api: Api, thing: Json, dependents: list[Json]) -> None:
     """Do what the collector's own finalizers wait for, and take them away."""
     if not is_ending(thing):
-        return False
-    finalizers = finalizers_of(thing)
+        return
+    uid, finalizers = thing["metadata"]["uid"], finalizers_of(thing)
     if "orphan" in finalizers:
         for dependent in dependents:
-            api.change(dependent, lambda d: _disown(d, thing["metadata"]["uid"]))
+            api.change(dependent, lambda d: _disown(d, uid))
         api.change(thing, lambda t: t["metadata"]["finalizers"].remove("orphan"))
-        return True
-    if "foregroundDeletion" not in finalizers:
-        return False
-    uid = thing["metadata"]["uid"]
-    pending = [d for d in dependents if not is_ending(d)]
-    for dependent in pending:
-        _delete(api, dependent, _FOREGROUND if _blocks(dependent, uid) else Deletion())
-    if any(_blocks(dependent, uid) for dependent in dependents):
-        return bool(pending)
-    api.change(thing, lambda t: t["metadata"]["finalizers"].remove("foregroundDeletion"))
-    return True
+    elif "foregroundDeletion" in finalizers:
+        for dependent in dependents:
+            if not is_ending(dependent):
+                _delete(api, dependent, _FOREGROUND if _blocks(dependent, uid) else Deletion())
+        if not any(_blocks(d, uid) and not _is_gone(api, d) for d in dependents):
+            api.change(thing, lambda t: t["metadata"]["finalizers"].remove("foregroundDeletion"))
 
 
 def _blocks(thing: Json, uid: str) -> bool:
@@ -76,9 +71,8 @@ def _disown(thing: Json, uid: str) -> None:
     thing["metadata"]["ownerReferences"] = [o for o in owners_of(thing) if o["uid"] != uid]
 
 
-def _namespaces(api: Api) -> bool:
+def _namespaces(api: Api) -> None:
     """Empty the namespaces that are ending, and take away those that are empty."""
-    has_worked = False
     for namespace in api.list("namespaces", group=""):
         if not is_ending(namespace):
             continue
@@ -87,8 +81,5 @@ def _namespaces(api: Api) -> bool:
         for thing in content:
             if not is_ending(thing) and not _is_gone(api, thing):
                 _delete(api, thing, Deletion())
-                has_worked = True
         if not any(key.namespace == name for key in api.store.objects):
             api.finish(api.resource_of(namespace), namespace)
-            has_worked = True
-    return has_worked

@@ -27,6 +27,9 @@ def pytest_terminal_summary(terminalreporter):
 if not _MISSING:
     from tests.cluster.clients import Kubectl, Rest
     from tests.cluster.cluster import Cluster
+    from tests.cluster.controllers import all_controllers
+    from tests.cluster.controllers.nodes import add, node
+    from tests.cluster.hollow import HollowNodes
 
     @pytest.fixture
     def cluster(tmp_path):
@@ -35,6 +38,18 @@ if not _MISSING:
         made.start()
         yield made
         made.stop()
+
+    @pytest.fixture
+    def hollow(cluster):
+        """Lets the cluster have controllers and two nodes, whose pods run without processes."""
+        made = HollowNodes()
+
+        def fill(api):
+            cluster.parts[:] = [*all_controllers(), made]
+            add(api, node("alpha"), node("beta", zone="north"))
+
+        cluster.call(fill)
+        return made
 
     @pytest.fixture
     def admin(cluster):

@@ -68,7 +68,7 @@ def evict(api: Api, resource: Resource, pod: Json, options: Json) -> Json:
             p for p in api.list("pods", metadata["namespace"]) if by_label_selector(selector)(p)
         ]
         healthy = [p for p in peers if is_ready(p) and not is_ending(p)]
-        if is_ready(pod) and len(healthy) - 1 < _least(budget["spec"], len(peers)):
+        if is_ready(pod) and len(healthy) - 1 < least_healthy(budget["spec"], len(peers)):
             raise ApiError(
                 429,
                 "TooManyRequests",
@@ -79,7 +79,7 @@ def evict(api: Api, resource: Resource, pod: Json, options: Json) -> Json:
     return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
 
 
-def _least(spec: Json, expected: int) -> int:
+def least_healthy(spec: Json, expected: int) -> int:
     """How many healthy pods a budget wants; a share is rounded up."""
     if "minAvailable" in spec:
         return _count(spec["minAvailable"], expected)
