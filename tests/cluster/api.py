@@ -372,9 +372,11 @@ class Api:
         return seen_as(resource, gone)
 
     def finish(self, resource: Resource, thing: Json) -> None:
-        """Take away an object whose node, or whose content, has gone."""
+        """Take away an object whose node, or whose content, has gone; not another of its name."""
         key = self.key(resource, thing["metadata"].get("namespace", ""), thing["metadata"]["name"])
-        if self.store.get(key) is not None and not finalizers_of(thing):
+        found = self.store.get(key)
+        is_same = found is not None and found["metadata"]["uid"] == thing["metadata"]["uid"]
+        if found is not None and is_same and not finalizers_of(found):
             self._remove(resource, key)
 
 

@@ -48,12 +48,16 @@ class Cluster:
 
     def __post_init__(self) -> None:
         self.api = Api()
-        self._tls = certificates.make(self.folder, ["127.0.0.1", *self.addresses])
-        self.server = Server(self.api, self.tokens, self.faults, self._tls)
+        self._listening = ["127.0.0.1", *self.addresses]
+        self._tls = certificates.make(self.folder, self._listening)
+        self.server = self._new_server()
         self.admin_token = self.tokens.issue(User("admin", (ADMINS, "system:authenticated")))
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="cluster")
         self._background: asyncio.Task[None] | None = None
+
+    def _new_server(self, port: int = 0) -> Server:
+        return Server(self.api, self.tokens, self.faults, self._tls, self._listening, port)
 
     @property
     def url(self) -> str:
@@ -138,7 +142,7 @@ class Cluster:
             self.api.store.lose()
             self.api = Api(self.api.store)
         logs = self.server.endpoints.logs
-        self.server = Server(self.api, self.tokens, self.faults, self._tls, port=port)
+        self.server = self._new_server(port)
         self.server.endpoints.logs = logs
         await self.server.start()
 

@@ -30,6 +30,9 @@ if not _MISSING:
     from tests.cluster.controllers import all_controllers
     from tests.cluster.controllers.nodes import add, node
     from tests.cluster.hollow import HollowNodes
+    from tests.cluster.kubelet.kubelet import Kubelet
+    from tests.cluster.kubelet.network import Network, why_not
+    from tests.cluster.kubelet.proxy import Proxy
 
     @pytest.fixture
     def cluster(tmp_path):
@@ -50,6 +53,40 @@ if not _MISSING:
 
         cluster.call(fill)
         return made
+
+    @pytest.fixture(scope="session")
+    def namespaces():
+        """Skips where pods cannot have namespaces of their own."""
+        if reason := why_not():
+            pytest.skip(reason)
+
+    @pytest.fixture
+    def network(namespaces):
+        made = Network()
+        made.start()
+        yield made
+        made.stop()
+
+    @pytest.fixture
+    def kubelet(network, tmp_path):
+        """A cluster whose pods are processes, on one node; all of it is gone after the test."""
+        made = Cluster(tmp_path, addresses=[network.gateway])
+        kubelet, proxy = Kubelet(made, network), Proxy()
+        made.parts[:] = [*all_controllers(), kubelet, proxy]
+        made.api.service_addresses = iter(network.service_address, None)
+        made.start()
+        made.server.endpoints.logs = kubelet.logs
+        made.call(lambda api: add(api, node("alpha")))
+        yield kubelet
+        made.run(kubelet.stop())
+        made.run(proxy.stop())
+        made.stop()
+
+    @pytest.fixture
+    def pods(kubelet):
+        """The API of that cluster."""
+        with Rest.of(kubelet.cluster) as client:
+            yield client
 
     @pytest.fixture
     def admin(cluster):

@@ -28,7 +28,7 @@ class Server:
     tokens: Tokens
     faults: Faults
     tls: ssl.SSLContext
-    host: str = "127.0.0.1"
+    addresses: list[str] = field(default_factory=lambda: ["127.0.0.1"])
     port: int = 0
     is_up: bool = False
     requests: list[tuple[str, Ask]] = field(default_factory=list)
@@ -45,11 +45,13 @@ class Server:
         app.router.add_route("*", "/{path:.*}", self._handle)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2)
         await self._runner.setup()
-        site = web.TCPSite(
-            self._runner, self.host, self.port, reuse_address=True, ssl_context=self.tls
-        )
-        await site.start()
-        self.port = self._runner.addresses[0][1]
+        for address in self.addresses:
+            site = web.TCPSite(
+                self._runner, address, self.port, reuse_address=True, ssl_context=self.tls
+            )
+            await site.start()
+            # the first finds a port, the others have the same
+            self.port = self._runner.addresses[0][1]
         self.is_up = True
 
     async def stop(self) -> None:

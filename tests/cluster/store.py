@@ -1,6 +1,7 @@
 """The one truth of the cluster: objects by key, and the log of changes that watches read."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -102,20 +103,19 @@ class Store:
 
     async def until(self, is_true: Callable[[], bool], timeout_s: float) -> bool:
         """Wait until something holds; it is looked at after each change, and now and then."""
-        if is_true():
-            return True
         event = asyncio.Event()
         self._waiting.add(event)
+        clock = asyncio.get_running_loop().time
+        end_s = clock() + timeout_s
         try:
-            async with asyncio.timeout(timeout_s):
-                while not is_true():
-                    await asyncio.wait(
-                        [waiting := asyncio.ensure_future(event.wait())], timeout=_LOOK_S
-                    )
-                    waiting.cancel()
-                    event.clear()
-        except TimeoutError:
-            return False
+            while not is_true():
+                left_s = end_s - clock()
+                if left_s <= 0:
+                    return False
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(_LOOK_S, left_s)):
+                        await event.wait()
+                event.clear()
         finally:
             self._waiting.discard(event)
         return True
