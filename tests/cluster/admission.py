@@ -101,15 +101,14 @@ def built_in_faults(thing: Json) -> Iterator[Cause]:
     A field that it does not know is refused here in each case; an API server drops it with a
     warning unless it is asked to be strict, and a misspelt field of a child would pass.
     """
-    if thing["kind"] == "CustomResourceDefinition":
-        yield from customs.faults_of(thing)
-        return
     bare, is_whole = {key: value for key, value in thing.items() if key != "status"}, True
     for error in _validator(thing["kind"], thing["apiVersion"]).iter_errors(bare):
         path = ".".join(str(part) for part in error.absolute_path)
         yield Cause(path, f"Invalid value: {error.message}")
         is_whole = False
-    if is_whole:
+    if is_whole and thing["kind"] == "CustomResourceDefinition":
+        yield from customs.faults_of(thing)
+    elif is_whole:
         yield from _meaning_faults(thing)
 
 

@@ -14,6 +14,7 @@ from tests.cluster.access import ADMINS, Tokens, User, service_account
 from tests.cluster.api import Api
 from tests.cluster.faults import Faults
 from tests.cluster.objects import Json
+from tests.cluster.resources import Resources
 from tests.cluster.server import Server
 
 T = TypeVar("T")
@@ -140,7 +141,8 @@ class Cluster:
         if not with_store:
             # No objects; revisions go on, so whoever comes back with an old one gets 410.
             self.api.store.lose()
-            self.api = Api(self.api.store)
+            fresh = (self.api.service_addresses, self.api.node_ports)
+            self.api = Api(self.api.store, Resources(), *fresh)
         logs = self.server.endpoints.logs
         self.server = self._new_server(port)
         self.server.endpoints.logs = logs

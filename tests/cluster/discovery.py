@@ -56,7 +56,7 @@ def legacy_resources(resources: Resources, group: str, version: str) -> Json | N
                     **common,
                     "name": f"{resource.plural}/{name}",
                     "singularName": "",
-                    "kind": kind or resource.kind,
+                    **_kind(resource, kind),
                     "verbs": verbs,
                 }
             )
@@ -97,9 +97,8 @@ def aggregated(resources: Resources, is_core: bool) -> Json:
 
 
 def _kind(resource: Resource, kind: str = "") -> Json:
-    group, version = (
-        ("autoscaling", "v1") if kind == "Scale" else (resource.group, resource.version)
-    )
+    own = (resource.group, resource.version)
+    group, version = {"Scale": ("autoscaling", "v1"), "Eviction": ("policy", "v1")}.get(kind, own)
     return {"group": group, "version": version, "kind": kind or resource.kind}
 
 

@@ -7,11 +7,12 @@ from typing import Any
 import yaml
 from aiohttp import web
 
+from tests.cluster import protobuf
 from tests.cluster.access import Ask
 from tests.cluster.api import Write
 from tests.cluster.objects import Json
 from tests.cluster.ownership import Manager
-from tests.cluster.refusals import bad_request, unsupported_media
+from tests.cluster.refusals import bad_request
 
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch"}
 
@@ -90,8 +91,8 @@ def write_of(request: web.Request, target: Target) -> Write:
 
 
 async def body_of(request: web.Request) -> Any:
-    if "protobuf" in request.content_type:
-        raise unsupported_media(request.content_type)
+    if request.content_type == protobuf.CONTENT_TYPE:
+        return protobuf.eviction(await request.read())
     text = await request.text()
     try:
         return yaml.safe_load(text) if "yaml" in request.content_type else json.loads(text)

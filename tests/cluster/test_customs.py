@@ -129,6 +129,12 @@ def test_a_definition_with_a_rule_that_is_no_cel_is_refused(admin):
     assert "x-kubernetes-validations" in answer.json()["message"]
 
 
+def test_a_definition_without_a_spec_is_refused(admin):
+    crd = widget_crd()
+    del crd["spec"]
+    assert admin.post(CRDS, crd).status_code == 422
+
+
 def test_a_definition_is_named_after_its_kind(admin):
     crd = widget_crd()
     crd["metadata"]["name"] = "widget"

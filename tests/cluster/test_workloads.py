@@ -198,6 +198,21 @@ def test_a_cordoned_node_gets_no_new_pods(cluster, hollow, kubectl, admin):
     assert cluster.wait_until(lambda api: not dig(api.list("nodes")[0], "spec.taints"))
 
 
+def test_a_node_is_drained_as_its_budgets_let_it(cluster, hollow, kubectl, admin):
+    thing = workload("StatefulSet", "db", replicas=4, podManagementPolicy="Parallel")
+    admin.done(admin.post(STATEFUL_SETS, thing))
+    assert cluster.wait_until(status_is("statefulsets", readyReplicas=4))
+    budget = {"selector": {"matchLabels": {"app": "db"}}, "minAvailable": 4}
+    path = "/apis/policy/v1/namespaces/default/poddisruptionbudgets"
+    admin.done(admin.post(path, {"metadata": {"name": "db"}, "spec": budget}))
+    told = kubectl("drain", "alpha", "--timeout=1s", fails=True)
+    assert "violate the pod's disruption budget" in told
+    admin.done(admin.patch(f"{path}/db", {"spec": {"minAvailable": 3}}, MERGE))
+    assert "drained" in kubectl("drain", "alpha", "--timeout=30s")
+    assert cluster.wait_until(status_is("statefulsets", readyReplicas=4))
+    assert {pod["spec"]["nodeName"] for pod in admin.list(PODS)} == {"beta"}
+
+
 def test_a_pod_waits_for_a_free_gpu(cluster, hollow, admin):
     cluster.call(lambda api: add(api, node("big", gpus=1)))
     thing = workload("StatefulSet", "db", replicas=2, podManagementPolicy="Parallel")
