@@ -60,7 +60,8 @@ def verb_of(request: web.Request, target: Target) -> str:
         return "get" if target.name else "list"
     if request.method == "DELETE":
         return "delete" if target.name else "deletecollection"
-    return _VERBS.get(request.method, request.method.lower())
+    method = str(request.method)
+    return _VERBS.get(method, method.lower())
 
 
 def ask_of(request: web.Request) -> Ask:
