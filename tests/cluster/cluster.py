@@ -58,7 +58,9 @@ class Cluster:
         self._background: asyncio.Task[None] | None = None
 
     def _new_server(self, port: int = 0) -> Server:
-        return Server(self.api, self.tokens, self.faults, self._tls, self._listening, port)
+        return Server(
+            self.api, self.tokens, self.faults, self._tls, self._listening, port, self.failures
+        )
 
     @property
     def url(self) -> str:
@@ -128,8 +130,14 @@ class Cluster:
 
     def wait_until(self, is_true: Callable[[Api], bool], timeout_s: float = 20) -> bool:
         """Wait until something holds for the objects; whether it did in time."""
-        until = self.api.store.until(lambda: is_true(self.api), timeout_s)
-        return self.run(until, timeout_s + 5)
+
+        def is_over() -> bool:
+            return bool(self.failures) or is_true(self.api)
+
+        is_met = self.run(self.api.store.until(is_over, timeout_s), timeout_s + 5)
+        if self.failures:
+            raise self.failures[0]
+        return is_met
 
     def restart_server(self, with_store: bool = True) -> None:
         """Stop the API server and start another on its port, with what was stored or without."""

@@ -4,6 +4,7 @@ import httpx
 import pytest
 
 from tests.cluster.clients import MERGE
+from tests.cluster.cluster import Cluster
 from tests.cluster.faults import BROKEN, CONFLICT, TOO_MANY, LoseAnswer, Outrun, Slow
 from tests.cluster.samples import CONFIG_MAPS, config_map
 
@@ -47,3 +48,17 @@ def test_a_slow_answer_comes_in_the_end(cluster, admin):
     plan = cluster.faults.plan(Slow(0.2))
     admin.done(admin.post(CONFIG_MAPS, config_map("one")))
     assert plan.seen == 1
+
+
+class Broken:
+    def step(self, api):
+        raise LookupError("a mistake of ours")
+
+
+def test_a_mistake_in_the_cluster_itself_is_no_silent_wait(tmp_path):
+    made = Cluster(tmp_path, parts=[Broken()])
+    made.start()
+    with pytest.raises(LookupError, match="of ours"):
+        made.wait_until(lambda api: False)
+    with pytest.raises(LookupError, match="of ours"):
+        made.stop()
