@@ -55,6 +55,7 @@ class Door:
             sites=frozenset({"oslo", "rome"}),
             secret=SECRET,
             superlink="https://127.0.0.1:9",
+            authority=folder / "tls" / "ca.crt",
             tls=folder / "tls",
             data=folder / "data",
             records=lambda site: folder / "sites" / site,
