@@ -161,9 +161,10 @@ def verify(folder: RunFolderPath, as_json: AsJson = False) -> None:
 
 
 @app.command("eval")
-def evaluate(
+def evaluate(  # noqa: PLR0913 - each is an option of the command
     what: Annotated[
-        Path, typer.Argument(metavar="RUN|CHECKPOINT", help="A run folder, or a file of weights.")
+        Path,
+        typer.Argument(metavar="RUN|CHECKPOINT", help="A run, a baseline, or a file of weights."),
     ],
     version: Annotated[
         int | None, typer.Option(help="Which model version of the run; the newest by default.")
@@ -178,12 +179,17 @@ def evaluate(
     sequences: Annotated[
         int | None, typer.Option(min=1, help="Held-out sequences; the run's number by default.")
     ] = None,
+    run: CheckpointRun = None,
+    sequence_length: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="What a file of no run was trained at, in tokens."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a model: validation loss, bits per byte, and multiple-choice tasks."""
     from uncurtail import evaluating
 
-    request = evaluating.Request(what, version, tasks, data, sequences)
+    request = evaluating.Request(what, version, tasks, data, sequences, run, sequence_length)
     typer.echo(evaluating.evaluate(request, as_json=as_json))
 
 
@@ -222,7 +228,8 @@ def export(
     written so: the weights (torch.save) and the tokenizer (a tiktoken.Encoding). Nothing else
     that uncurtail writes is a pickle, and it reads none.
     """
-    from uncurtail.exporting import Source, export_model
+    from uncurtail.exporting import export_model
+    from uncurtail.modelsource import Source
 
     typer.echo(export_model(Source(source, run), format_, out))
 
@@ -239,7 +246,8 @@ def sample(
     run: CheckpointRun = None,
 ) -> None:
     """Print text that a model writes."""
-    from uncurtail.exporting import Source, sample_text
+    from uncurtail.exporting import sample_text
+    from uncurtail.modelsource import Source
 
     request = Source(source, run)
     typer.echo(sample_text(request, prompt, tokens, temperature=temperature, seed=seed))
