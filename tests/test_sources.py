@@ -131,6 +131,14 @@ def a_number(folder):
     return folder / "a.jsonl"
 
 
+def bad_gz(folder):
+    path = gz(write_jsonl(folder / "a.jsonl", TEXTS))
+    content = bytearray(path.read_bytes())
+    content[12:20] = b"\xff" * 8  # behind gzip's own header: the packed data
+    path.write_bytes(content)
+    return path
+
+
 def cut_gz(folder):
     path = gz(write_jsonl(folder / "a.jsonl", TEXTS))
     os.truncate(path, path.stat().st_size // 2)
@@ -147,8 +155,9 @@ def cut_gz(folder):
         (lambda f: write_jsonl(f / "a.jsonl", TEXTS, "body"), r"line 1: .*data\.text_column"),
         (a_number, r"line 1: 'text' is no text"),
         (cut_gz, r"a\.jsonl\.gz cannot be read: .*replace it"),
+        (bad_gz, r"a\.jsonl\.gz cannot be read: .*replace it"),
     ],
-    ids=["cut", "damaged", "column", "no-json", "field", "number", "cut-gz"],
+    ids=["cut", "damaged", "column", "no-json", "field", "number", "cut-gz", "bad-gz"],
 )
 def test_a_file_that_cannot_be_used_is_one_line_with_the_remedy(tmp_path, make, message):
     path = make(tmp_path)
