@@ -1,4 +1,5 @@
 import json
+import math
 import pickle
 import subprocess
 import sys
@@ -526,6 +527,21 @@ def test_a_run_is_sampled_from_its_newest_model(run):
     assert text == sample_text(
         Source(run.path / newest(run).model), "the", 8, temperature=0, seed=1
     )
+
+
+@pytest.mark.parametrize("temperature", [math.nan, math.inf, -1.0])
+def test_a_temperature_that_is_none_is_refused(run, temperature):
+    with pytest.raises(UserError, match=r"--temperature .*: give a number from 0 on"):
+        sample_text(Source(run.path), "the", 8, temperature=temperature, seed=0)
+
+
+def test_the_folder_one_stands_in_is_no_new_folder(run, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(UserError, match="is where you are: name a new folder with --out"):
+        export_model(Source(run.path), "hf", Path())
+    export_model(Source(run.path), "hf", Path("../empty/new"))
+    assert (tmp_path / "empty" / "new" / "config.json").is_file()
 
 
 @pytest.mark.parametrize("command", ["export", "sample"])

@@ -1,5 +1,6 @@
 """A trained model out of a run folder, for other tools or as text; the run is only read."""
 
+import math
 import os
 import shutil
 from pathlib import Path
@@ -28,7 +29,10 @@ def export_model(source: Source, format_: Format, out: Path | None) -> str:
     out = out or source.folder().path / "export" / f"{format_}-{trained.step:06d}"
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not empty: remove it, or name another folder with --out")
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    place = out.resolve()
+    if place in (Path.cwd(), Path(place.anchor)):
+        raise UserError(f"{out} is where you are: name a new folder with --out")
+    unfinished = place.with_name(f".{place.name}.{os.getpid()}.tmp")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         if format_ == "hf":
@@ -49,8 +53,10 @@ def sample_text(source: Source, prompt: str, tokens: int, *, temperature: float,
     """The prompt, continued by a model.
 
     Raises:
-        UserError: There is no such model.
+        UserError: There is no such model, or no such temperature.
     """
+    if not 0 <= temperature < math.inf:
+        raise UserError(f"--temperature {temperature}: give a number from 0 on; 0.8 is usual")
     trained = open_trained(source)
     model = open_model(trained.section, trained.weights)
     return continue_text(
