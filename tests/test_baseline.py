@@ -45,6 +45,7 @@ dtype = "fp32"
 threads = 1
 deterministic = true
 """
+OF_FILES = EXPERIMENT.replace('"grammar"\ndocuments = 80', '"files"')
 FOREVER = ["--set", "train.budget_tokens=1000000000"]
 
 
@@ -182,8 +183,8 @@ def test_another_experiment_is_not_taken_for_the_rest_of_this_one(
 def test_a_baseline_knows_its_data_and_keeps_to_it(experiment, tmp_path):
     out, text = tmp_path / "out", tmp_path / "text.txt"
     text.write_text("A class is a statement.\n\n" * 2000)
-    files = [f"data.files=['{text}']", "data.source=files", "data.val_share=0.5"]
-    files += ["data.documents=1", "model.vocab_size=300"]
+    files = [f"data.files=['{text}']", "data.val_share=0.5", "model.vocab_size=300"]
+    experiment.write_text(OF_FILES)
     run(experiment, out, Limit(steps=2), files)
     assert noted_data(out).is_dir()
     before = (out / "data.json").read_text()
@@ -199,9 +200,10 @@ def test_a_baseline_is_measured_and_sampled_wherever_one_stands(
 ):
     out, text = tmp_path / "out", tmp_path / "text.txt"
     text.write_text("A class is a statement.\n\n" * 2000)
-    files = ["data.files=['text.txt']", "data.source=files", "data.val_share=0.5"]
+    files = ["data.files=['text.txt']", "data.val_share=0.5", "model.vocab_size=300"]
+    experiment.write_text(OF_FILES)
     monkeypatch.chdir(tmp_path)
-    run(experiment, out, Limit(steps=6), [*files, "data.documents=1", "model.vocab_size=300"])
+    run(experiment, out, Limit(steps=6), files)
     os.utime(text, (1, 1))
     monkeypatch.chdir("/")
     summary = json.loads((out / "summary.json").read_text())
