@@ -28,7 +28,8 @@ RunFolderPath = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/demo-20260601-120000.")
 ]
 ModelPath = Annotated[
-    Path, typer.Argument(metavar="RUN|CHECKPOINT", help="A run folder, or a file of weights.")
+    Path,
+    typer.Argument(metavar="RUN|CHECKPOINT", help="A run, a baseline, or a file of weights."),
 ]
 CheckpointRun = Annotated[
     Path | None, typer.Option("--run", help="The run a CHECKPOINT outside of it is of.")
@@ -162,10 +163,7 @@ def verify(folder: RunFolderPath, as_json: AsJson = False) -> None:
 
 @app.command("eval")
 def evaluate(  # noqa: PLR0913 - each is an option of the command
-    what: Annotated[
-        Path,
-        typer.Argument(metavar="RUN|CHECKPOINT", help="A run, a baseline, or a file of weights."),
-    ],
+    what: ModelPath,
     version: Annotated[
         int | None, typer.Option(help="Which model version of the run; the newest by default.")
     ] = None,

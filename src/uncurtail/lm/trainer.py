@@ -294,7 +294,10 @@ class Trainer:
         Raises:
             OSError: The disk is full or the folder cannot be written; the old snapshot stays.
         """
-        write_snapshot(folder, self.snapshot())
+        state = self.optimizers.state_dict()
+        write_snapshot(
+            folder, Snapshot({n: t.detach().cpu() for n, t in state.items()}, self._kind)
+        )
 
     def load_snapshot(self, folder: Path) -> str | None:
         """Continue with a snapshot's optimizer state; returns why it was ignored, None if used."""
