@@ -228,3 +228,24 @@ def test_an_orphan_is_adopted_and_collected_and_the_own_children_are_left_alone(
     env = {**os.environ, "PYTHONPATH": str(SRC)}
     done = subprocess.run(python(script), env=env, capture_output=True, text=True, check=True)
     assert done.stdout == "[True] 0\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no CPU affinity here")
+def test_a_child_and_what_it_starts_keep_to_their_cpus(start, tmp_path):
+    cpu = min(os.sched_getaffinity(0))
+    go, said = tmp_path / "go", tmp_path / "said"
+    child = start(
+        *python(f"""
+        import os, pathlib, subprocess, sys, time
+        while not pathlib.Path({str(go)!r}).exists():
+            time.sleep(0.01)
+        grandchild = "import os; print(sorted(os.sched_getaffinity(0)))"
+        text = subprocess.run([sys.executable, "-c", grandchild], capture_output=True, text=True)
+        pathlib.Path({str(said)!r}).write_text(text.stdout)
+        """)
+    )
+    children.keep_to(child.pid, [cpu, 9999])
+    go.touch()
+    assert child.wait(timeout=20) == 0
+    assert said.read_text() == f"[{cpu}]\n"
+    children.keep_to(child.pid, [cpu])  # gone: nothing to do

@@ -74,6 +74,11 @@ def test_a_config_cannot_be_changed():
             id="site",
         ),
         pytest.param(
+            "sites.duck.microgrid.batery_wh=1",
+            "sites.duck.microgrid.batery_wh: unknown key; did you mean battery_wh?",
+            id="microgrid-of-a-site",
+        ),
+        pytest.param(
             "policy.linger=1",
             "policy.linger: unknown key; did you mean linger_s?",
             id="policy-of-the-usual-kind",

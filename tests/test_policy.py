@@ -376,6 +376,9 @@ policies = st.sampled_from(
 def test_no_policy_trains_on_unknown_power_or_loses_its_way(policy, costs, known):
     decision = decide(policy, costs, known)
     assert not math.isnan(decision.revisit)
+    if known.carried_until is not None:  # its own power carries it, whatever the grid is
+        assert decision == (Verdict.TRAIN, known.carried_until)
+        return
     if known.value is None:
         assert decision.verdict is not Verdict.TRAIN
     if not known.window_open and known.spans is None and known.up_since is None:

@@ -10,6 +10,7 @@ from uncurtail.core.commit import Commit, key
 from uncurtail.core.events import RoundOpened, RoundSkipped
 from uncurtail.core.leases import FreeSteps
 from uncurtail.core.ledger import Segment
+from uncurtail.core.microgrid import Flow
 from uncurtail.core.orders import StepReport
 from uncurtail.core.signals import Kind, Reading, Signal
 from uncurtail.runfolder import Journal, PowerRow, RunFolder, newest, write_atomic
@@ -25,12 +26,14 @@ READINGS = [
     Reading("duck", T + 600, 0.0),
     Reading("duck", T + 900, 7.5, T + 600, Signal(Kind.AVERAGE, source="electricitymaps")),
 ]
+FLOW = Flow(100.0, 150.0, 228.0, solar_charge_w=0.5, grid_charge_w=10.0, soc=0.875)
 POWER = [
     [
         (Segment("solar", "training", T, T + 300, 2024.0, 12.5), 2024.25),
         (Segment("duck", "idle", T, T + 300, 468.0, None), 468.0),
     ],
     [(Segment("solar", "idle", T + 300, T + 300.125, 468.0, 0.0), 0.0)],
+    [(Segment("duck", "idle", T + 300, T + 600, 468.0, 9.0, FLOW), 228.0)],
 ]
 STEPS = [
     (T + 1.5, StepReport("solar", 1, 1, 0, 7, 3.25, 2048, 100.125)),
@@ -308,3 +311,21 @@ def test_readings_of_an_older_run_are_read_and_go_on_in_their_own_columns(folder
     journal.close()
     assert path.read_text() == OLD + "2026-07-24T06:15:00.000+00:00,duck,7.5\n"
     assert [reading.value for reading in folder.read_readings()] == [12.5, None, 7.5]
+
+
+OLD_POWER = """\
+start,end,site,phase,power_w,grid_power_w,intensity_g_per_kwh
+2026-07-24T06:00:00.000+00:00,2026-07-24T06:05:00.000+00:00,duck,idle,468,468,
+"""
+
+
+def test_power_of_before_microgrids_is_read_and_continued_as_it_is(folder):
+    folder.create()
+    path = folder.series / "power.csv"
+    path.write_text(OLD_POWER)
+    journal = Journal(folder)
+    journal.power([(Segment("duck", "idle", T + 300, T + 600, 468.0, 9.0), 468.0)])
+    journal.close()
+    assert path.read_text().splitlines()[2].endswith("+00:00,duck,idle,468,468,9")
+    assert [row.segment.flow for row in folder.read_power()] == [None, None]
+    assert [row.segment.intensity_g_per_kwh for row in folder.read_power()] == [None, 9.0]

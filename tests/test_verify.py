@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.runmaker import Spec, make_run
+from tests.test_own_run import MUTATIONS as OWN_MUTATIONS
 from uncurtail.core.commit import Commit, key
 from uncurtail.core.events import CoordinatorStarted, SitePhase, SiteProvisioned, SiteReleased
 from uncurtail.core.fleet import Phase, SiteSection
@@ -131,6 +132,13 @@ def test_the_same_folder_gives_the_same_checks(run: Path, tmp_path: Path) -> Non
     twice = [verify(RunFolder(again)), verify(RunFolder(again))]
     assert twice[0] == twice[1]
     assert verify(RunFolder(run)) == verify(RunFolder(run))
+
+
+def test_power_of_before_microgrids_passes_as_it_is(run: Path) -> None:
+    power = run / "series" / "power.csv"
+    lines = [line.rsplit(",", 5)[0] for line in power.read_text().splitlines()]
+    power.write_text("\n".join(lines) + "\n")
+    assert failing(run) == set()
 
 
 # -- mutations --
@@ -512,6 +520,7 @@ def test_other_tokens_than_were_trained_fail_by_name(
 
 def test_every_check_is_aimed_at_more_than_once() -> None:
     aimed = [name for name, *_ in MUTATIONS] + ["token-hashes"] * len(TOKEN_MUTATIONS)
+    aimed += [str(row.values[1]) for row in OWN_MUTATIONS]
     assert {name for name in NAMES if aimed.count(name) > 1} == set(NAMES)
 
 

@@ -9,12 +9,13 @@ from tests.virtual import experiment
 from uncurtail.adapters.blobs import BlobError, ObjectStore
 from uncurtail.adapters.redis import SiteState
 from uncurtail.adapters.redis_server import free_port
+from uncurtail.core.orders import Desired
 from uncurtail.core.rounds import Order
 from uncurtail.lm.data import Corpus, DataSection, prepare
 from uncurtail.lm.sections import ModelSection
 from uncurtail.lm.trainer import Trainer
 from uncurtail.site.keeper import SnapshotKeeper
-from uncurtail.site.link import Link
+from uncurtail.site.link import Link, Wish
 from uncurtail.site.worker import Worker
 
 MODEL = {"depth": 1, "vocab_size": 400, "sequence_length": 16}
@@ -41,6 +42,7 @@ def worker(tmp_path):
         session=1,
         link=Link(nobody, "duck", 1),
         blobs=ObjectStore(None, tmp_path),
+        tell=lambda _row: None,
         trainer=Trainer(config.model, config.train, corpus, 0),
         keeper=SnapshotKeeper(home / "snapshot"),
     )
@@ -139,6 +141,19 @@ def test_an_order_in_hand_is_carried_out_without_a_state_server(worker):
     assert again.attempt == 2
     assert again.update_sha256 == reply.update_sha256
     assert len((worker.folder / "consumed.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_stand_by_order_that_was_dropped_leaves_its_round_to_another_order(worker):
+    from uncurtail.lm.checkpoint import encode_weights
+
+    base = worker.blobs.put_hashed(encode_weights(worker.trainer.weights()))
+    worker.config = experiment(fleet={"orphan_after_wall_s": 50.0})
+    worker.link.wish = Wish(desired=Desired(epoch=1, session=1, train=False))  # the window shut
+    dropped = worker.execute(order())
+    worker.link.wish = Wish(desired=Desired(epoch=1, session=1, train=True))
+    assert (dropped.steps, dropped.error) == (0, None)
+    reply = worker.execute(order(base=base, base_version=0))
+    assert (reply.steps, reply.error) == (5, None), "the same round, another lease"
 
 
 def test_the_optimizer_state_is_on_its_way_to_the_disk_before_the_answer_goes_out(worker, tmp_path):

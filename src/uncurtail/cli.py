@@ -6,7 +6,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from uncurtail import __version__, energycli
+from uncurtail import __version__, energycli, fleetcli
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,6 +23,7 @@ app.add_typer(data_app, name="data")
 tokenizer_app = typer.Typer(no_args_is_help=True, help="From text to a vocabulary.")
 app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(energycli.app, name="energy")
+app.add_typer(fleetcli.app, name="fleet")
 
 RunFolderPath = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/demo-20260601-120000.")
@@ -255,7 +256,7 @@ def sample(
 def doctor(
     as_json: AsJson = False,
     online: Annotated[
-        bool, typer.Option("--online", help="Also ask energy sources what the account may read.")
+        bool, typer.Option("--online", help="Also ask energy sources and Exalsius what we may use.")
     ] = False,
 ) -> None:
     """Say what is installed, reachable and misconfigured, each with its remedy."""
@@ -344,6 +345,38 @@ def train(folder: Path, site: str, session: int, socket: Path) -> None:
     from uncurtail.site.start import train_session
 
     train_session(folder, site, session, socket)
+
+
+@site_app.command()
+def join(
+    home: Annotated[
+        Path | None, typer.Option(help="What is kept here between sessions; the user's cache.")
+    ] = None,
+) -> None:
+    """Be a site of a run elsewhere, as long as that run wants it.
+
+    The environment says which: uncurtail site invite RUN SITE prints it, where the run is. All
+    that this machine needs is a way to that one address.
+    """
+    from uncurtail.site.join import join_run
+
+    raise typer.Exit(join_run(home))
+
+
+@site_app.command()
+def invite(folder: RunFolderPath, site: Annotated[str, typer.Argument()]) -> None:
+    """Print what lets another machine join as this site: keep it to yourself."""
+    from uncurtail.gating import invite
+
+    typer.echo(invite(folder, site))
+
+
+@app.command(hidden=True)
+def gate(folder: RunFolderPath) -> None:
+    """Be the gate of a run: `uncurtail run` starts it where gate.address is set."""
+    from uncurtail.gating import serve_gate
+
+    serve_gate(folder)
 
 
 def _fail(message: str) -> NoReturn:

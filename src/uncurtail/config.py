@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from uncurtail.core import grids
+from uncurtail.core import grids, slots
 from uncurtail.core.ending import RunSection
 from uncurtail.core.events import unix
 from uncurtail.core.fleet import FleetSection, SiteSection
@@ -118,6 +118,32 @@ class FlowerSection(Section):
     restarts: int = Field(default=5, ge=0)
 
 
+class GateSection(Section):
+    """The one door for sites on other machines: TLS, a token for each site, few paths."""
+
+    address: str | None = None  # HOST:PORT at which they reach this machine; unset: no gate
+    listen: str = "0.0.0.0"
+
+    @field_validator("address")
+    @classmethod
+    def _an_address_is_host_and_port(cls, address: str | None) -> str | None:
+        if address is not None:
+            place(address)
+        return address
+
+
+def place(address: str) -> tuple[str, int]:
+    """Host and port of HOST:PORT.
+
+    Raises:
+        ValueError: It is none.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError("is no address: write HOST:PORT, as sites reach this machine")
+    return host, int(port)
+
+
 class StoreSection(Section):
     """The payload plane. Unset: a folder of the run."""
 
@@ -149,6 +175,7 @@ class Config(Section):
     sites: dict[str, SiteSection] = Field(min_length=1)
     rounds: RoundsSection = RoundsSection()
     flower: FlowerSection = FlowerSection()
+    gate: GateSection = GateSection()
     store: StoreSection = StoreSection()
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
@@ -165,6 +192,11 @@ class Config(Section):
                     near = difflib.get_close_matches(name, self.sites, n=1)
                     hint = f"; did you mean {near[0]}?" if near else ""
                     raise ValueError(f"footprint.{key}.{name} is no site{hint}")
+        return self
+
+    @model_validator(mode="after")
+    def _sites_have_a_place(self) -> Self:
+        slots.check(self.fleet, self.sites)
         return self
 
     @model_validator(mode="after")
@@ -322,11 +354,18 @@ def _along(location: list[str]) -> tuple[list[str], list[str]]:
         names.append(part)
         if isinstance(inside, type) and issubclass(inside, BaseModel):
             known = list(inside.model_fields)
-            inside = inside.model_fields[part].annotation if part in known else None
+            inside = _present(inside.model_fields[part].annotation) if part in known else None
         else:
             known = []
             inside = get_args(inside)[1] if get_origin(inside) is dict else None
     return names, known
+
+
+def _present(annotation: Any) -> Any:
+    """The section of one that may be left out; anything else as it is."""
+    members = [member for member in get_args(annotation) if member is not type(None)]
+    sections = [m for m in members if isinstance(m, type) and issubclass(m, BaseModel)]
+    return sections[0] if len(members) == len(sections) == 1 else annotation
 
 
 def _by_kind(annotation: Any) -> dict[str, Any]:

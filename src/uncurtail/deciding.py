@@ -9,6 +9,7 @@ from uncurtail.core import policy
 from uncurtail.core.events import Event, WindowClosed, WindowOpened
 from uncurtail.core.fleet import Phase, SiteState
 from uncurtail.core.forecasts import Experience, Forecast, perfect, tariff
+from uncurtail.core.microgrid import LOOK_AGAIN_S, Own, carried_until, pays_s
 from uncurtail.core.planner import Plan, Stand, Work, make_plan
 from uncurtail.core.policy import Costs, Deadline, Decision, Verdict, View
 from uncurtail.core.signals import Reading, usable
@@ -44,6 +45,8 @@ class Decider:
         self._plan: Plan | None = None
         self._decisions: dict[str, Decision] = {}
         self.trouble: str | None = None  # what a deadline forces, for people to read
+        self.own: Mapping[str, Own] = {}  # as of the next decision
+        self._carries: dict[str, bool] = {}
 
     def watch(self, site: str, reading: Reading | None, t: float, wall_s: float) -> Event | None:
         """Take in a reading at its time; the event if the window opened or closed by it."""
@@ -96,6 +99,8 @@ class Decider:
                 forecast=self._forecast(site, now),
                 experience=seen.experience,
                 spans=None if self._plan is None else self._plan.spans.get(site),
+                own=self.own.get(site),
+                carried_until=self._carry(site, states[site], now),
             )
             self._decisions[site] = policy.decide(self._policy, self._costs[site], view)
 
@@ -110,7 +115,24 @@ class Decider:
             wakes.append(self._forecaster.renewed(t))
         if self._plan is not None:
             wakes.append(self._plan.revisit)
+        if self.own:
+            wakes.append(t + LOOK_AGAIN_S)
         return min((wake for wake in wakes if wake > t), default=math.inf)
+
+    def _carry(self, site: str, state: SiteState, now: float) -> float | None:
+        section, own = self._config.sites[site].microgrid, self.own.get(site)
+        if section is None or own is None:
+            return None
+        costs = self._costs[site]
+        start = (costs.provision_s, costs.provision_power_w)
+        start_s = (
+            None if state.up_since is not None else pays_s(section, start, costs.train_power_w)
+        )
+        # A coordinator that takes over finds sites that train on their own power, and lets them.
+        before = self._carries.get(site, state.phase is Phase.TRAINING)
+        until = carried_until(section, own, start_s, now, before=before)
+        self._carries[site] = until is not None
+        return until
 
     def _forecast(self, site: str, now: float) -> Forecast | None:
         return None if self._forecaster is None else self._forecaster.forecast(site, now)

@@ -19,7 +19,6 @@ from uncurtail.core.events import (
     SiteProvisioned,
     SiteReleased,
     StopRequested,
-    Trouble,
 )
 from uncurtail.core.fleet import Phase, Provision, Release, Seen, SiteState
 from uncurtail.core.forecasts import Experience
@@ -29,7 +28,7 @@ from uncurtail.core.policy import Budget, Deadline, Verdict
 from uncurtail.core.rounds import member
 from uncurtail.core.signals import Reading
 from uncurtail.deciding import Decider, WindowState
-from uncurtail.metering import Meter
+from uncurtail.metering import Meter, OwnSupply
 from uncurtail.orderdesk import Moment, Terms
 from uncurtail.ports import (
     Commits,
@@ -42,12 +41,7 @@ from uncurtail.ports import (
     State,
 )
 from uncurtail.roundkeeper import RoundKeeper
-
-# A steady trouble is written once, and again after this long.
-TROUBLE_AGAIN_WALL_S = 60.0
-# Deadlines are counted by each trainer's own monotonic clock; what else a wrong clock touches (the
-# times of steps, certificates) is not worth a word below this.
-SKEW_WALL_S = 5.0
+from uncurtail.troubles import Troubles, clocks_off
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +56,7 @@ class Ports:
     commits: Commits
     record: Record
     forecaster: Forecaster | None = None
+    own: OwnSupply | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +85,7 @@ class Loop:
         self._run_id = run_id
         self._ports = ports
         self._epoch = past.epoch
-        self._began = past.began
+        self._began = self._took_over = past.began
         self._states = {name: past.states.get(name, SiteState()) for name in config.sites}
         windows = {
             name: WindowState(
@@ -107,7 +102,7 @@ class Loop:
         }
         self._hearts: Mapping[str, Heart] = {}
         self._alive: Mapping[str, frozenset[int]] = {}
-        self._troubles: dict[str, float] = {}
+        self._troubles = Troubles(self._emit)
         self._stopping: str | None = None
         self._acted = False
         self.finished = False
@@ -119,6 +114,7 @@ class Loop:
             ports.record,
             past.ledger,
             past.metered_until,
+            ports.own,
         )
         terms = Terms(
             run=run_id,
@@ -136,6 +132,7 @@ class Loop:
     def start(self, t: float, wall_s: float) -> None:
         """Say that this coordinator took over, and from which model."""
         now = Moment(t, wall_s)
+        self._took_over = t  # events of what was missed meanwhile come behind this one
         self._emit(
             CoordinatorStarted(
                 t=now.t,
@@ -172,7 +169,7 @@ class Loop:
     def _watch_windows(self, taken: Sequence[Reading], now: Moment) -> None:
         """Every reading gets its say at its own time, and silence has the last word."""
         for reading in taken:
-            self._watch_window(reading.site, reading, max(reading.t, self._began), now.wall_s)
+            self._watch_window(reading.site, reading, max(reading.t, self._took_over), now.wall_s)
         for site in self._states:
             self._watch_window(site, self.meter.readings.get(site), now.t, now.wall_s)
 
@@ -202,6 +199,7 @@ class Loop:
             self._decider.rest()
             return
         left_site_s = self._left_site_s() if isinstance(self._config.policy, Deadline) else None
+        self._decider.own = self.meter.own(now.t)
         self._decider.decide(now.t, self.meter.readings, self._states, left_site_s)
 
     def _left_site_s(self) -> float | None:
@@ -245,6 +243,8 @@ class Loop:
                 SiteProvisioned(t=now.t, wall_s=now.wall_s, site=site, session=after.session)
             )
         if after.phase is not before.phase:
+            # Power first: whoever finds the event after a kill goes on in the new phase from here.
+            self.meter.cut(now.t)
             said.append(
                 SitePhase(
                     t=now.t,
@@ -335,31 +335,17 @@ class Loop:
         return round(max(self._began, now.t - ago_s), 3)
 
     def note_troubles(self, now: Moment) -> None:
-        """Write down what fails outside, once a minute while it lasts."""
-        for source, message in (
-            ("flower", self._ports.post.trouble),
-            ("redis", self._ports.state.trouble),
-            ("energy", self._ports.feed.trouble),
-            ("deadline", self._decider.trouble),
-            ("clock", self._skewed()),
-        ):
-            if message is None:
-                self._troubles.pop(source, None)
-            elif now.wall_s - self._troubles.get(source, 0.0) > TROUBLE_AGAIN_WALL_S:
-                self._troubles[source] = now.wall_s
-                self._emit(Trouble(t=now.t, wall_s=now.wall_s, source=source, message=message))
-
-    def _skewed(self) -> str | None:
-        """Which sites' clocks are off, by how much."""
-        off = {
-            site: heart.skew_s
-            for site, heart in self._hearts.items()
-            if abs(heart.skew_s) > SKEW_WALL_S and heart.session == self._states[site].session
+        """Write down what fails outside."""
+        sessions = {site: state.session for site, state in self._states.items()}
+        messages = {
+            "flower": self._ports.post.trouble,
+            "redis": self._ports.state.trouble,
+            "fleet": self._ports.provisioner.trouble,
+            "energy": self._ports.feed.trouble,
+            "deadline": self._decider.trouble,
+            "clock": clocks_off(self._hearts, sessions),
         }
-        if not off:
-            return None
-        told = ", ".join(f"{site} by {skew_s:+.0f} s" for site, skew_s in sorted(off.items()))
-        return f"the clock is off at {told}: set it there (NTP)"
+        self._troubles.note(messages, now)
 
     def finish_when_drained(self, now: Moment) -> None:
         """End the run once it winds down, every site is gone and no round is open."""

@@ -6,6 +6,7 @@ from typing import Protocol
 from uncurtail.core.events import Event
 from uncurtail.core.forecasts import Forecast
 from uncurtail.core.ledger import Segment
+from uncurtail.core.microgrid import Flow, Mode
 from uncurtail.core.orders import Announcement, Desired, Heart, StepReport
 from uncurtail.core.rounds import Order, Reply
 from uncurtail.core.signals import Reading
@@ -32,6 +33,21 @@ class Feed(Protocol):
         ...
 
 
+class OwnPower(Protocol):
+    """What sites have of their own, behind their grid connections: batteries and solar panels."""
+
+    @property
+    def soc(self) -> Mapping[str, float]:
+        """Each such site's state of charge (0-1), as of the last draw."""
+        ...
+
+    def draw(
+        self, start: float, end: float, load_w: Mapping[str, float], modes: Mapping[str, Mode]
+    ) -> dict[str, Flow]:
+        """Hold the loads of exactly these sites over [start, end), the sun standing still."""
+        ...
+
+
 class Forecaster(Protocol):
     """What is believed of the power to come."""
 
@@ -47,6 +63,11 @@ class Forecaster(Protocol):
 class Provisioner(Protocol):
     """Starts and ends sessions of sites. Every call is quick, and idempotent."""
 
+    @property
+    def trouble(self) -> str | None:
+        """What fails where sites are started, in one line; None while nothing does."""
+        ...
+
     def provision(self, site: str, session: int) -> None:
         """See to it that this session is being started."""
         ...
@@ -56,7 +77,7 @@ class Provisioner(Protocol):
         ...
 
     def alive(self) -> dict[str, frozenset[int]]:
-        """The sessions that exist, from what exists, not from memory."""
+        """The sessions that exist or are being started, from what exists, not from memory."""
         ...
 
 

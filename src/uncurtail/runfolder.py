@@ -20,6 +20,7 @@ from uncurtail.core import commit as commits
 from uncurtail.core.commit import Commit
 from uncurtail.core.events import Event, decode, encode, iso, unix
 from uncurtail.core.ledger import Segment
+from uncurtail.core.microgrid import Flow
 from uncurtail.core.orders import StepReport
 from uncurtail.core.signals import Kind, Reading, Signal, Trace
 
@@ -35,7 +36,11 @@ UNFINISHED_SNAPSHOT = "unfinished"
 
 # The last three came later: a run folder without them says "marginal", published as it was known.
 READINGS = ("t", "site", "intensity_g_per_kwh", "published", "kind", "source")
-POWER = ("start", "end", "site", "phase", "power_w", "grid_power_w", "intensity_g_per_kwh")
+# The last five are of sites with a microgrid, empty for others; they came later, too.
+POWER = (
+    *("start", "end", "site", "phase", "power_w", "grid_power_w", "intensity_g_per_kwh"),
+    *("solar_w", "battery_w", "solar_charge_w", "grid_charge_w", "soc"),
+)
 STEPS = ("t", "wall_s", "site", "session", "round", "epoch", "step", "loss", "tokens")
 
 
@@ -60,6 +65,7 @@ class RunFolder:
         self.sites = self.path / "sites"
         self.private = self.path / "private"
         self.logs = self.path / "logs"
+        self.gate_secret = self.private / "gate.secret"
         self.summary = self.path / "summary.json"
         self.report = self.path / "report.html"
 
@@ -111,6 +117,7 @@ class RunFolder:
                     unix(row["end"]),
                     float(row["power_w"]),
                     _maybe(row["intensity_g_per_kwh"]),
+                    _flow(row),
                 ),
                 float(row["grid_power_w"]),
             )
@@ -183,6 +190,7 @@ class Journal:
         self._readings = _open_append(folder.series / "readings.csv", READINGS)
         self._reading_columns = _count_columns(folder.series / "readings.csv")
         self._power = _open_append(folder.series / "power.csv", POWER)
+        self._power_columns = _count_columns(folder.series / "power.csv")
         self._steps = _open_append(folder.series / "steps.csv", STEPS)
 
     def event(self, event: Event) -> None:
@@ -225,7 +233,8 @@ class Journal:
                     f"{segment.power_w:.10g}",
                     f"{grid_power_w:.10g}",
                     _text(segment.intensity_g_per_kwh),
-                )
+                    *_flow_texts(segment.flow),
+                )[: self._power_columns]
                 for segment, grid_power_w in segments
             ],
         )
@@ -325,6 +334,30 @@ def _whole_lines(path: Path) -> Iterator[str]:
         for line in file:
             if line.endswith("\n"):
                 yield line.rstrip("\n")
+
+
+def _flow(row: dict[str, str]) -> Flow | None:
+    if not row.get("soc"):
+        return None
+    return Flow(
+        solar_w=float(row["solar_w"]),
+        battery_w=float(row["battery_w"]),
+        grid_w=float(row["grid_power_w"]),
+        solar_charge_w=float(row["solar_charge_w"]),
+        grid_charge_w=float(row["grid_charge_w"]),
+        soc=float(row["soc"]),
+    )
+
+
+def _flow_texts(flow: Flow | None) -> tuple[str, ...]:
+    if flow is None:
+        return ("",) * 5
+    return tuple(
+        map(
+            _text,
+            (flow.solar_w, flow.battery_w, flow.solar_charge_w, flow.grid_charge_w, flow.soc),
+        )
+    )
 
 
 def _text(value: float | None) -> str:

@@ -16,6 +16,8 @@ from uncurtail.config import Config, ConfigError
 from uncurtail.core.events import RunEnded
 from uncurtail.datanote import note_data
 from uncurtail.monitor import Monitor
+from uncurtail.provisioning import check as check_fleet
+from uncurtail.provisioning import release_wall_s
 from uncurtail.runfolder import RunFolder, newest, write_atomic
 
 # An order and its answer through Flower 1.41 take 3-6 s on loopback, more on a busy machine.
@@ -42,6 +44,7 @@ def run_experiment(path: Path, overrides: list[str], runs: Path, *, resume: bool
         settings = wiring.read_config(folder)
     start = wiring.start_time(settings, clock.wall())
     wiring.check_energy(settings, start)
+    check_fleet(settings)
     tracking.check(settings.tracking)
     _check_room(settings, runs)
     check_port(settings)
@@ -58,8 +61,19 @@ def run_experiment(path: Path, overrides: list[str], runs: Path, *, resume: bool
     note = short_rounds(settings)
     if note is not None:
         console.print(note, style="yellow", highlight=False, soft_wrap=True)
-    with monitor.showing():
-        ended = supervisor.run()
+    ended: RunEnded | None = None
+    try:
+        with monitor.showing():
+            ended = supervisor.run()
+    finally:
+        if ended is None and release_wall_s(settings):
+            console.print(
+                "Machines may be left. Resume the run, or delete them with: uncurtail fleet "
+                f"release {folder.path}",
+                style="yellow",
+                highlight=False,
+                soft_wrap=True,
+            )
     again = f"uncurtail run {path} --resume"
     if runs != DEFAULT_RUNS:
         again += f" --runs {runs}"

@@ -10,12 +10,15 @@ from uncurtail.adapters.livefeed import LiveFeed
 from uncurtail.adapters.poller import Poller
 from uncurtail.adapters.prometheus import Prometheus
 from uncurtail.adapters.sources import Source
+from uncurtail.adapters.traces import load_csv
 from uncurtail.adapters.vessim import VessimFeed
 from uncurtail.adapters.vessim_api import VessimApi
 from uncurtail.adapters.watttime import WattTime
 from uncurtail.config import Config, ConfigError, EnergySection
 from uncurtail.core.events import Event
-from uncurtail.core.signals import Kind, Reading, Signal, Trace
+from uncurtail.core.microgrid import Microgrid, MicrogridSection
+from uncurtail.core.signals import PLAUSIBLE, Kind, Reading, Signal, Trace
+from uncurtail.core.solar import WATTS, sunshine
 from uncurtail.ports import Feed
 
 
@@ -110,6 +113,55 @@ def feed(config: Config, known: Mapping[str, Trace], drawn_until: float) -> Feed
     live = LiveFeed(names, poller, source.signal, drawn_until)
     poller.start()
     return live
+
+
+def microgrids(config: Config, start: float, duration_s: float) -> dict[str, Microgrid]:
+    """What sites have behind their grid connections; sites with nothing are left out.
+
+    Raises:
+        ConfigError: A file of solar power cannot be used, or says nothing of the start.
+    """
+    return {
+        name: Microgrid(site.microgrid, _sun(config, name, site.microgrid, (start, duration_s)))
+        for name, site in config.sites.items()
+        if site.microgrid is not None
+    }
+
+
+def _sun(
+    config: Config, name: str, section: MicrogridSection, span: tuple[float, float]
+) -> Trace | None:
+    start, duration_s = span
+    site = config.sites[name]
+    if section.solar_path is None:
+        if section.solar_peak_w == 0.0:
+            return None
+        return sunshine(
+            section.solar_peak_w,
+            seed=config.energy.seed if section.solar_seed is None else section.solar_seed,
+            start=start,
+            duration_s=duration_s,
+            latitude=section.solar_latitude,
+            utc_offset_h=site.utc_offset_h,
+        )
+    column = section.solar_column or ""
+    most_w = section.solar_peak_w or PLAUSIBLE[Kind.POWER][1]
+    try:
+        found = load_csv(
+            section.solar_path,
+            [column],
+            allow_gaps=config.energy.allow_gaps,
+            plausible=(0.0, most_w),
+            unit="W",
+        )[column]
+    except ValueError as error:
+        raise ConfigError(f"sites.{name}.microgrid: {error}") from None
+    if found.at(start) is None:
+        raise ConfigError(
+            f"sites.{name}.microgrid: {section.solar_path} says nothing of the run's start: set "
+            "clock.start to a time that it covers"
+        )
+    return replace(found, signal=replace(WATTS, source="csv"))
 
 
 def aged(

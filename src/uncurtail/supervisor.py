@@ -9,6 +9,7 @@ import math
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,16 +19,18 @@ from uncurtail.adapters import certificates, children, clock
 from uncurtail.adapters.flower_commands import Flower
 from uncurtail.adapters.redis import reachable
 from uncurtail.adapters.redis_server import EmbeddedRedis, free_port, plan_embedded
-from uncurtail.config import Config, ConfigError
+from uncurtail.config import Config, ConfigError, place
 from uncurtail.core.events import RunEnded
 from uncurtail.errors import UserError
 from uncurtail.monitor import Monitor
+from uncurtail.provisioning import release_wall_s
 from uncurtail.runfolder import COORDINATOR, RUN_DIR, SUPERVISOR, RunFolder
 from uncurtail.tracking import Trackers, kinds
 from uncurtail.wiring import REDIS_URL, Endpoints, secret
 
 LOOK_EVERY_S = 0.2
-# Ctrl-C drains: a step, an upload, a Flower reply, a commit. Then the hard way.
+# Ctrl-C drains: a step, an upload, a Flower reply, a commit, and what machines elsewhere take to be
+# gone. Then the hard way.
 DRAIN_S = 14.0
 START_TIMEOUT_S = 120.0
 # SuperExec asks for tasks ten times a second; a loaded machine takes its time.
@@ -76,9 +79,11 @@ class Supervisor:
     submitted_at: float = 0.0
     revived: dict[str, Backoff] = field(default_factory=dict)
     stop_at: float | None = None
+    drain_s: float = field(init=False)
     trackers: Trackers = field(init=False)
 
     def __post_init__(self) -> None:
+        self.drain_s = DRAIN_S + release_wall_s(self.config)
         self.trackers = Trackers(
             self.folder, kinds(self.config.tracking), self.procs, self.monitor.say
         )
@@ -128,6 +133,8 @@ class Supervisor:
         if self.redis is not None:
             self._revive("redis", self._start_redis)
         self._revive("superlink", self._start_superlink)
+        if self.config.gate.address is not None:
+            self._revive("gate", lambda: self._spawn("gate", gate_command(self.folder)))
         if _listens(self.flower.port):
             self._revive("superexec", lambda: self._spawn("superexec", self.flower.superexec()))
         self._keep_coordinator()
@@ -226,7 +233,7 @@ class Supervisor:
             return False
         saving = any(self.folder.unfinished_snapshot(site).exists() for site in self.config.sites)
         saving_s = self.config.fleet.snapshot_timeout_wall_s if saving else 0.0
-        return clock.monotonic() > self.stop_at + DRAIN_S + saving_s
+        return clock.monotonic() > self.stop_at + self.drain_s + saving_s
 
     def _end(self) -> None:
         for child in self.procs.values():
@@ -264,7 +271,7 @@ def prepare(config: Config, folder: RunFolder, monitor: Monitor, data: str) -> S
     private = folder.private
     for name in ("stop", COORDINATOR):
         (private / name).unlink(missing_ok=True)
-    for stale in private.glob("superlink.db*"):
+    for stale in (*private.glob("superlink.db*"), *private.glob("registered/*")):
         stale.unlink()
     redis = plan_embedded() if secret(REDIS_URL) is None else None
     url = redis.url if redis is not None else secret(REDIS_URL) or ""
@@ -274,15 +281,23 @@ def prepare(config: Config, folder: RunFolder, monitor: Monitor, data: str) -> S
     endpoints = Endpoints(flower_port=port, redis_url=url, data=data)
     endpoints.save(folder)
     flower = Flower(private, port)
-    certificates.write_server_certificates(flower.certificates)
+    gate = config.gate.address
+    host = None if gate is None else place(gate)[0]
+    certificates.write_server_certificates(flower.certificates, host)
+    certificates.write_secret(folder.gate_secret)
     certificates.write_secret(flower.secret)
     flower.write_home()
     children.introduce(private / SUPERVISOR)
     return Supervisor(config, folder, monitor, endpoints, flower, redis)
 
 
+def gate_command(folder: RunFolder) -> list[str]:
+    """How the gate is started."""
+    return [sys.executable, "-m", "uncurtail", "gate", str(folder.path)]
+
+
 def check_port(config: Config) -> None:
-    """See that the port that was asked for is free.
+    """See that the ports that were asked for are free.
 
     Raises:
         ConfigError: It is taken.
@@ -292,6 +307,10 @@ def check_port(config: Config) -> None:
         raise ConfigError(
             f"flower.port = {port} is taken: choose another, or 0 for a free one "
             "(--set flower.port=0)"
+        )
+    if config.gate.address is not None and _listens(place(config.gate.address)[1]):
+        raise ConfigError(
+            f"the port of gate.address = {config.gate.address} is taken: choose another"
         )
 
 

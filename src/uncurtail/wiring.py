@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from uncurtail.adapters.blobs import ObjectStore, UnusableError
 from uncurtail.adapters.flower_commands import Flower
-from uncurtail.adapters.processes import ProcessProvisioner
 from uncurtail.adapters.redis import CoordinatorState
 from uncurtail.adapters.traces import load_csv
+from uncurtail.adapters.vessim_own import VessimOwnPower
 from uncurtail.config import Config, ConfigError, parse
 from uncurtail.core import commit as commits
 from uncurtail.core import fleet, grids
@@ -27,11 +27,15 @@ from uncurtail.core.forecasts import Experience, Noise
 from uncurtail.core.issues import Issues, Issuing
 from uncurtail.core.leases import FreeSteps
 from uncurtail.core.ledger import Ledger
+from uncurtail.core.microgrid import Microgrid
 from uncurtail.core.signals import Kind, Reading, Signal, Trace
 from uncurtail.loop import Loop, Past, Ports
+from uncurtail.metering import OwnSupply
 from uncurtail.ports import Post
+from uncurtail.provisioning import provisioner
 from uncurtail.runfolder import Journal, RunFolder
 from uncurtail.sourcing import aged, feed, live_source
+from uncurtail.sourcing import microgrids as built_microgrids
 from uncurtail.sourcing import secret as secret  # its readers find it here
 
 REDIS_URL = "UNCURTAIL_REDIS_URL"
@@ -46,13 +50,13 @@ class Endpoints:
     flower_port: int
     redis_url: str
     data: str
+    flower_host: str = "127.0.0.1"
 
     def save(self, folder: RunFolder) -> None:
         """Write, readable by this user alone."""
         path = folder.private / "endpoints.json"
         path.touch(mode=0o600)
-        body = {"flower_port": self.flower_port, "redis_url": self.redis_url, "data": self.data}
-        path.write_text(json.dumps(body), encoding="utf-8")
+        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: RunFolder) -> "Endpoints":
@@ -68,8 +72,8 @@ def read_config(folder: RunFolder) -> Config:
 
 
 def flower(folder: RunFolder, endpoints: Endpoints) -> Flower:
-    """The run's own SuperLink."""
-    return Flower(folder.private, endpoints.flower_port)
+    """The run's own SuperLink, as it is reached from here."""
+    return Flower(folder.private, endpoints.flower_port, endpoints.flower_host)
 
 
 def store(config: Config, folder: RunFolder) -> ObjectStore:
@@ -83,6 +87,7 @@ def check_energy(config: Config, start: float) -> None:
     Raises:
         ConfigError: A trace cannot be used, or a credential is missing.
     """
+    microgrids(config, start)
     if config.energy.live:
         live_source(config.energy)
     else:
@@ -119,17 +124,43 @@ def _traces(config: Config, start: float) -> dict[str, Trace]:
         except ValueError as error:
             raise ConfigError(str(error)) from None
         return {name: columns[region] for name, region in regions.items()}
-    duration_s = config.run.duration_s or 366 * 86400.0
     return {
         name: grids.synthetic(
             site.preset or "",
             seed=config.energy.seed if site.seed is None else site.seed,
             start=start,
-            duration_s=duration_s + BEYOND_S,
+            duration_s=_made_up_s(config),
             utc_offset_h=site.utc_offset_h,
         )
         for name, site in config.sites.items()
     }
+
+
+def _made_up_s(config: Config) -> float:
+    """How long made-up weather reaches."""
+    return (config.run.duration_s or 366 * 86400.0) + BEYOND_S
+
+
+def microgrids(config: Config, start: float) -> dict[str, Microgrid]:
+    """What sites have behind their grid connections; sites with nothing are left out.
+
+    Raises:
+        ConfigError: A file of solar power cannot be used, or says nothing of the start.
+    """
+    return built_microgrids(config, start, _made_up_s(config))
+
+
+def own_supply(config: Config, folder: RunFolder, before: Past) -> OwnSupply | None:
+    """The sites' own power, charged as an earlier coordinator recorded it; None without any."""
+    found = microgrids(config, before.began)
+    if not found:
+        return None
+    soc = {
+        row.segment.site: row.segment.flow.soc
+        for row in folder.read_power()
+        if row.segment.flow is not None
+    }
+    return OwnSupply(found, VessimOwnPower(found, before.metered_until, soc), config.policy)
 
 
 def forecaster(config: Config, known: Mapping[str, Trace], start: float) -> Issues | None:
@@ -243,20 +274,28 @@ def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
     known = {} if config.energy.live else traces(config, before.began)
     ports = Ports(
         feed=feed(config, known, before.metered_until),
-        provisioner=ProcessProvisioner(folder, config.sites, config.fleet.snapshot_timeout_wall_s),
+        provisioner=provisioner(
+            config,
+            folder,
+            endpoints.redis_url,
+            post.online,
+            {name: state.session for name, state in before.states.items()},
+            fleet.living(before.states),
+        ),
         post=post,
         state=CoordinatorState(endpoints.redis_url, folder.run_id, list(config.sites)),
         merger=UpdateMerger(blobs, config.outer),
         commits=blobs,
         record=Journal(folder),
         forecaster=forecaster(config, known, before.began),
+        own=own_supply(config, folder, before),
     )
     loop = Loop(config, folder.run_id, ports, before, batch * length)
     heard = last_readings(folder)
     if config.energy.live:
         heard = aged(heard, folder.read_events(), before.metered_until, wall_s)
     if heard:
-        loop.meter.resume(heard, max(reading.t for reading in heard.values()))
+        loop.meter.resume(heard)
     else:
         loop.meter.begin()
     return loop

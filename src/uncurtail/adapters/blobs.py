@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +11,8 @@ from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import LocalStore, from_url
 
 log = logging.getLogger("uncurtail.blobs")
+
+PIECE_BYTES = 1 << 20
 
 
 class BlobError(RuntimeError):
@@ -119,6 +121,21 @@ class ObjectStore:
         if key.startswith("objects/") and hashlib.sha256(data).hexdigest() != key[8:]:
             raise UnusableError(f"{key} is damaged: its hash is another")
         return data
+
+    def stream(self, key: str) -> Iterator[bytes]:
+        """An object in pieces, unchecked: whoever puts them together checks the hash.
+
+        Raises:
+            UnusableError: It is not there; at once, before the first piece is asked for.
+            BlobError: The store cannot be reached.
+        """
+        try:
+            pieces = obstore.get(self._store, key).stream(min_chunk_size=PIECE_BYTES)
+        except (FileNotFoundError, NotFoundError) as error:
+            raise UnusableError(f"{key} is not there") from error
+        except (BaseError, OSError) as error:
+            raise BlobError(f"cannot read {key}: {error}") from error
+        return (bytes(piece) for piece in pieces)
 
     def keys(self, prefix: str) -> list[str]:
         """Every key below a prefix, sorted.

@@ -4,6 +4,8 @@ Also on loopback: without them any local user could submit code to our sites.
 """
 
 import datetime
+import hashlib
+import hmac
 import ipaddress
 import os
 from pathlib import Path
@@ -29,8 +31,11 @@ _SIGNS_CERTIFICATES = x509.KeyUsage(
 VALID_DAYS = 400  # longer than a run; the folder is private, and each run has its own
 
 
-def write_server_certificates(folder: Path) -> None:
-    """Write ca.crt, server.crt and server.key for localhost into a private folder."""
+def write_server_certificates(folder: Path, host: str | None = None) -> None:
+    """Write ca.crt, server.crt and server.key for localhost, and for `host`, a name or address.
+
+    The folder is private.
+    """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     ca_key = ec.generate_private_key(ec.SECP384R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "uncurtail run")])
@@ -42,9 +47,8 @@ def write_server_certificates(folder: Path) -> None:
     ca_certificate = _with_key_ids(ca, ca_key, ca_key).sign(ca_key, hashes.SHA384())
     key = ec.generate_private_key(ec.SECP384R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    hosts = x509.SubjectAlternativeName(
-        [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    )
+    names = dict.fromkeys(["localhost", "127.0.0.1", *([] if host is None else [host])])
+    hosts = x509.SubjectAlternativeName([_name(name) for name in names])
     server = _builder(name, ca_name, key.public_key()).add_extension(hosts, critical=False)
     certificate = _with_key_ids(server, key, ca_key).sign(ca_key, hashes.SHA384())
     _write_private(folder / "ca.crt", ca_certificate.public_bytes(serialization.Encoding.PEM))
@@ -79,6 +83,18 @@ def write_session_key(path: Path) -> None:
 def write_secret(path: Path) -> None:
     """Write 32 random bytes that only this user can read."""
     _write_private(path, os.urandom(32))
+
+
+def site_token(secret: bytes, site: str) -> str:
+    """What a site's machine shows at the gate; it speaks for this site and no other."""
+    return hmac.new(secret, f"site {site}".encode(), hashlib.sha256).hexdigest()
+
+
+def _name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
 
 
 def _builder(

@@ -5,13 +5,14 @@ process with that mark. The supervisor is a child subreaper, so what loses its p
 child and is reaped. Linux; elsewhere the marks work and the parent tie does not.
 """
 
+import contextlib
 import ctypes
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,6 +128,16 @@ def signal_pid(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         return
+
+
+def keep_to(pid: int, cpus: Collection[int]) -> None:
+    """Let a process, and all that it will start, run on these CPUs alone.
+
+    To be called before it has children. CPUs that this machine lacks are left out.
+    """
+    # Gone already; or a system that cannot do it, which is no reason not to train.
+    with contextlib.suppress(psutil.Error, AttributeError):
+        psutil.Process(pid).cpu_affinity(sorted(cpus))
 
 
 def has_child(pid: int) -> bool:

@@ -22,15 +22,19 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True, slots=True)
 class Flower:
-    """A run's own SuperLink on loopback: where it listens, and what proves who is who."""
+    """A run's own SuperLink: where it is reached, and what proves who is who.
+
+    It listens on loopback. A site elsewhere reaches it through the run's gate, at `host`.
+    """
 
     private: Path
     port: int
+    host: str = "127.0.0.1"
 
     @property
     def address(self) -> str:
-        """Where SuperLink listens."""
-        return f"127.0.0.1:{self.port}"
+        """Where SuperLink is reached."""
+        return f"{self.host}:{self.port}"
 
     @property
     def home(self) -> Path:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from uncurtail import wire
 from uncurtail.core.leases import count_steps
 from uncurtail.core.orders import Announcement, Desired, Heart, StepReport
-from uncurtail.core.rounds import Order, Reply, member
+from uncurtail.core.rounds import Order, Reply, answers, member
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +181,7 @@ class SimulatedSites:
                 if not session.inbox or session.inbox[0][0] > self.now:
                     return
                 _, order = session.inbox.popleft()
-                if session.last is not None and _same(session.last, order):
+                if session.last is not None and answers(session.last, order):
                     self._reply(replace(session.last, attempt=order.attempt))
                     continue
                 session.work = _Work(order)
@@ -299,10 +299,6 @@ def _bare(reply: Reply) -> Reply:
         attempt=reply.attempt,
         base_version=reply.base_version,
     )
-
-
-def _same(reply: Reply, order: Order) -> bool:
-    return (reply.epoch, reply.round, reply.session) == (order.epoch, order.round, order.session)
 
 
 def _digest(*parts: str) -> str:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 
 from uncurtail.adapters import children, clock
+from uncurtail.core import slots
 from uncurtail.core.fleet import SiteSection
 from uncurtail.runfolder import RunFolder
 
@@ -18,8 +19,24 @@ LOOK_EVERY_S = 0.25
 KILL_AFTER_S = 8.0
 
 
+def leader_marks(run: str, site: str, session: int, section: SiteSection) -> dict[str, str]:
+    """The environment of a session's leader: whose it is, and which part of the machine is its."""
+    marks = {
+        children.RUN: run,
+        children.SITE: site,
+        children.SESSION: str(session),
+        children.ROLE: LEADER,
+        "OMP_NUM_THREADS": str(section.threads),
+    }
+    if section.cuda_devices is not None:
+        marks["CUDA_VISIBLE_DEVICES"] = section.cuda_devices
+    return marks
+
+
 class ProcessProvisioner:
     """Starts `uncurtail site lead` for each session, with its own CPU share or GPU slot."""
+
+    trouble: str | None = None  # what cannot be started ends, and its log says why
 
     def __init__(
         self,
@@ -43,22 +60,17 @@ class ProcessProvisioner:
         if (site, session) in self._own or session in self.alive().get(site, ()):
             return
         section = self._sites[site]
-        marks = {
-            children.RUN: self._run.name,
-            children.SITE: site,
-            children.SESSION: str(session),
-            children.ROLE: LEADER,
-            "OMP_NUM_THREADS": str(section.threads),
-        }
-        if section.cuda_devices is not None:
-            marks["CUDA_VISIBLE_DEVICES"] = section.cuda_devices
+        marks = leader_marks(self._run.name, site, session, section)
         command = [sys.executable, "-m", "uncurtail", "site", "lead", str(self._run), site]
         log = self._run / "sites" / site / "log"
         # Not tied to this process: the site outlives a coordinator that crashes, and the next one
         # finds it. The supervisor adopts it.
-        self._own[site, session] = children.spawn(
+        child = children.spawn(
             [*command, str(session)], marks=marks, log=log, dies_with_parent=False
         )
+        if section.cpus is not None:
+            children.keep_to(child.pid, slots.cpus(section.cpus))
+        self._own[site, session] = child
         self._looked = 0.0
 
     def release(self, site: str, session: int) -> None:

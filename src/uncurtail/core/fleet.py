@@ -4,13 +4,16 @@ Level-triggered: `reconcile` compares what a site should do with what is seen to
 again with the same arguments asks for the same things; a lost command is repaired by the next call.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from pydantic import Field
 
+from uncurtail.core.clouds import ExalsiusSection, ExalsiusSite, FleetKind
 from uncurtail.core.events import Event, SitePhase, SiteProvisioned, SiteReleased
+from uncurtail.core.microgrid import MicrogridSection
+from uncurtail.core.nodes import RemoteSection
 from uncurtail.core.policy import Costs, Verdict
 from uncurtail.core.section import Section
 
@@ -41,7 +44,12 @@ class SiteSection(Section):
     price_eur_per_kwh: float | None = Field(default=None, ge=0)
     threads: int = Field(default=1, ge=1)  # of all its ranks together
     ranks: int = Field(default=1, ge=1)  # processes that share each step; one for each GPU
-    cuda_devices: str | None = None  # "0,1": the GPU slot; unset: CPU
+    microgrid: MicrogridSection | None = None  # a battery, solar panels; unset: the grid alone
+    kind: FleetKind | None = None  # where it runs; unset: fleet.kind
+    # Of a site that runs here: its GPU slot, and the CPUs that it keeps to. Unset: CPU; any CPU.
+    cuda_devices: str | None = None  # "0,1"
+    cpus: str | None = None  # "0-15,32"
+    exalsius: ExalsiusSite = ExalsiusSite()
 
     def power_w(self, phase: Phase) -> float:
         """Watts drawn in a phase; a draining site still finishes its step."""
@@ -66,7 +74,7 @@ class SiteSection(Section):
 class FleetSection(Section):
     """How sites are started, and how long each stage may take by the wall clock."""
 
-    kind: str = Field(default="processes", pattern="^(processes)$")
+    kind: FleetKind = "processes"
     # A start needs torch, a key, a SuperNode: about 6 s on a laptop, minutes on a cloud.
     provision_timeout_wall_s: float = Field(default=300.0, gt=0)
     # A drain is one step, one upload, one Flower reply.
@@ -76,6 +84,8 @@ class FleetSection(Section):
     # A site without a coordinator finishes, snapshots and exits.
     orphan_after_wall_s: float = Field(default=60.0, gt=0)
     max_retry_wall_s: float = Field(default=60.0, gt=0)
+    remote: RemoteSection = RemoteSection()
+    exalsius: ExalsiusSection = ExalsiusSection()
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,3 +277,8 @@ def replay(sites: Iterable[str], events: Iterable[Event]) -> dict[str, SiteState
             case _:
                 pass
     return states
+
+
+def living(states: Mapping[str, SiteState]) -> list[tuple[str, int]]:
+    """The sessions that are believed to exist."""
+    return [(n, s.session) for n, s in states.items() if s.phase is not Phase.RELEASED]

@@ -65,7 +65,11 @@ class FootprintSection(Section):
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """Power of a site's machines over a stretch: `measured`, else declared for its phase."""
+    """Power of a site's machines over a stretch: `measured`, else declared for its phase.
+
+    `own_w` of it came from the site's own sun and battery; `charge_w` went from the grid into the
+    battery on top.
+    """
 
     site: str
     phase: str
@@ -73,6 +77,12 @@ class Draw:
     end: float
     power_w: float
     measured: bool
+    own_w: float = 0.0
+    charge_w: float = 0.0
+
+    def grid_w(self, pue: float) -> float:
+        """What the facility takes from the grid: its overhead is not what the microgrid carries."""
+        return max(0.0, self.power_w * pue - self.own_w) + self.charge_w
 
 
 @dataclass(slots=True)
@@ -117,13 +127,15 @@ def draws(segments: Iterable[Segment], measured: Mapping[str, Trace] | None = No
     """
     found: list[Draw] = []
     for segment in segments:
-        trace = (measured or {}).get(segment.site)
+        trace, flow = (measured or {}).get(segment.site), segment.flow
+        own = (0.0, 0.0) if flow is None else (flow.solar_w + flow.battery_w, flow.grid_charge_w)
         inner = [] if trace is None else trace.changes(segment.start, segment.end).tolist()
         edges = [segment.start, *(t for t in inner if t < segment.end), segment.end]
         for start, end in pairwise(edges):
             watts = None if trace is None else trace.at(start)
             power_w = segment.power_w if watts is None else watts
-            found.append(Draw(segment.site, segment.phase, start, end, power_w, watts is not None))
+            known = watts is not None
+            found.append(Draw(segment.site, segment.phase, start, end, power_w, known, *own))
     return found
 
 
@@ -149,12 +161,13 @@ def account(drawn: Sequence[Draw], signals: Signals, pue: Mapping[str, float]) -
             watts = row.power_w * pue.get(site, 1.0)
             seconds = row.end - row.start
             one = Account(seconds, watts * seconds, watts * seconds if row.measured else 0.0)
+            grid_w = row.grid_w(pue.get(site, 1.0))
             for basis, sums in known.items():
                 amount, known_s = (0.0, 0.0) if sums is None else (sums[0][i], sums[1][i])
-                one.amounts[basis] = watts * float(amount) / J_PER_KWH
+                one.amounts[basis] = grid_w * float(amount) / J_PER_KWH
                 # What is left of rounding is not unknown.
                 missing_s = seconds - float(known_s)
-                one.unknown_j[basis] = watts * missing_s if missing_s > 1e-6 * seconds else 0.0
+                one.unknown_j[basis] = grid_w * missing_s if missing_s > 1e-6 * seconds else 0.0
             accounts.setdefault((site, row.phase), Account()).add(one)
     return accounts
 

@@ -1,16 +1,19 @@
 """Stage 6: phases and power to energy and emissions, by site and phase.
 
-Intensity is held stepwise: each value holds until the next. Every phase counts, and time whose
-intensity is unknown counts as energy without emissions (`unpriced_j`), never as zero.
+Intensity is held stepwise: each value holds until the next, however late that comes. A policy calls
+a value unknown once it is stale; what a site draws until it is gone is priced by the last one
+heard. Every phase counts, and time of which no value was heard, or of which the source said that it
+knows none, counts as energy without emissions (`unpriced_j`), never as zero.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from uncurtail.core.microgrid import Flow
 from uncurtail.core.signals import Trace
 
 J_PER_KWH = 3.6e6
@@ -20,7 +23,10 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of time in which a site's phase, power and intensity did not change."""
+    """A stretch of time in which a site's phase, power and intensity did not change.
+
+    `power_w` is what its machines drew; `flow` says from where, None: all of it from the grid.
+    """
 
     site: str
     phase: str
@@ -28,17 +34,86 @@ class Segment:
     end: float
     power_w: float
     intensity_g_per_kwh: float | None
+    flow: Flow | None = None
+
+    @property
+    def grid_w(self) -> float:
+        """All that the grid gave."""
+        return self.power_w if self.flow is None else self.flow.grid_w
+
+
+class Energy(Protocol):
+    """Energy by where it came from, in J; see `Tally`."""
+
+    solar_j: float
+    battery_j: float
+    stored_j: float
+
+    @property
+    def grid_j(self) -> float:
+        """All that the grid delivered."""
+        ...
 
 
 @dataclass(slots=True)
 class Tally:
-    """What one site drew in one phase. `clean_j` is the energy below the policy's threshold."""
+    """What one site drew in one phase. `clean_j` is the energy below the policy's threshold.
+
+    Of `energy_j`, the site's own sun and battery gave `solar_j` and `battery_j`, which emit nothing
+    and count as clean; `stored_j` is what the grid gave the battery on top, and `grid_j` all that
+    the grid gave. Emissions are the grid's alone: of a stored joule, at the time it was stored.
+    """
 
     duration_s: float = 0.0
     energy_j: float = 0.0
     emissions_g: float = 0.0
     clean_j: float = 0.0
     unpriced_j: float = 0.0
+    solar_j: float = 0.0
+    battery_j: float = 0.0
+    stored_j: float = 0.0
+
+    @property
+    def grid_j(self) -> float:
+        """All that the grid delivered."""
+        return self.energy_j - self.solar_j - self.battery_j + self.stored_j
+
+    def add(self, other: "Tally") -> None:
+        """Count another's as well."""
+        for item in fields(Tally):
+            setattr(self, item.name, getattr(self, item.name) + getattr(other, item.name))
+
+
+def own_kwh(total: Energy) -> dict[str, float]:
+    """Where the power of a site with a microgrid came from.
+
+    `stored_kwh` went from the grid into the battery, and is part of what the grid gave.
+    """
+    return {
+        "solar_kwh": total.solar_j / J_PER_KWH,
+        "battery_kwh": total.battery_j / J_PER_KWH,
+        "grid_kwh": total.grid_j / J_PER_KWH,
+        "stored_kwh": total.stored_j / J_PER_KWH,
+    }
+
+
+def tally(segment: Segment, clean_below_g_per_kwh: float) -> Tally:
+    """What one segment amounts to."""
+    duration_s = segment.end - segment.start
+    found = Tally(duration_s, segment.power_w * duration_s)
+    if segment.flow is not None:
+        flow = segment.flow
+        found.solar_j, found.battery_j = flow.solar_w * duration_s, flow.battery_w * duration_s
+        found.stored_j = flow.grid_charge_w * duration_s
+    grid_j = segment.grid_w * duration_s
+    if segment.intensity_g_per_kwh is None:
+        found.unpriced_j = grid_j
+        found.clean_j = found.solar_j + found.battery_j
+        return found
+    found.emissions_g = grid_j / J_PER_KWH * segment.intensity_g_per_kwh
+    is_clean = segment.intensity_g_per_kwh < clean_below_g_per_kwh
+    found.clean_j = found.energy_j if is_clean else found.solar_j + found.battery_j
+    return found
 
 
 class Ledger:
@@ -59,32 +134,22 @@ class Ledger:
             raise ValueError(f"a segment of {segment.site} ends {-duration_s} s before it starts")
         if duration_s == 0:
             return
-        tally = self.tallies.setdefault((segment.site, segment.phase), Tally())
-        energy_j = segment.power_w * duration_s
-        tally.duration_s += duration_s
-        tally.energy_j += energy_j
-        if segment.intensity_g_per_kwh is None:
-            tally.unpriced_j += energy_j
-            return
-        tally.emissions_g += energy_j / J_PER_KWH * segment.intensity_g_per_kwh
-        if segment.intensity_g_per_kwh < self.clean_below_g_per_kwh:
-            tally.clean_j += energy_j
+        total = self.tallies.setdefault((segment.site, segment.phase), Tally())
+        total.add(tally(segment, self.clean_below_g_per_kwh))
 
     def total(self, *, site: str | None = None, phase: str | None = None) -> Tally:
         """The sum over everything that matches."""
         total = Tally()
-        for (of_site, of_phase), tally in self.tallies.items():
+        for (of_site, of_phase), found in self.tallies.items():
             if site in (None, of_site) and phase in (None, of_phase):
-                for item in fields(Tally):
-                    value = getattr(total, item.name) + getattr(tally, item.name)
-                    setattr(total, item.name, value)
+                total.add(found)
         return total
 
     def to_json(self) -> dict[str, Any]:
         """{site: {phase: tally}}, as a commit holds it."""
         body: dict[str, Any] = {}
-        for (site, phase), tally in sorted(self.tallies.items()):
-            body.setdefault(site, {})[phase] = asdict(tally)
+        for (site, phase), found in sorted(self.tallies.items()):
+            body.setdefault(site, {})[phase] = asdict(found)
         return body
 
     @classmethod
@@ -94,8 +159,8 @@ class Ledger:
         """The ledger of a commit."""
         ledger = cls(clean_below_g_per_kwh)
         for site, phases in body.items():
-            for phase, tally in phases.items():
-                ledger.tallies[site, phase] = Tally(**tally)
+            for phase, found in phases.items():
+                ledger.tallies[site, phase] = Tally(**found)
         return ledger
 
     @classmethod

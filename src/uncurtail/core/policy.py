@@ -13,6 +13,7 @@ from pydantic import Discriminator, Field, Tag, TypeAdapter, model_validator
 
 from uncurtail.core.forecasts import Experience, Forecast
 from uncurtail.core.ledger import J_PER_KWH
+from uncurtail.core.microgrid import Own
 from uncurtail.core.section import Section
 from uncurtail.core.signals import Reading, usable
 
@@ -158,7 +159,8 @@ class View(NamedTuple):
 
     `value` is its usable intensity (g/kWh), None when unknown; `since` is when its window last
     opened or closed; `up_since` when its session was asked for, None when it is released. `spans`
-    is its part of a plan, None when there is none.
+    is its part of a plan, None when there is none. `own` is its battery and sun, None without; they
+    carry all of its load until `carried_until` (`core.microgrid.carried_until`), None: not now.
     """
 
     now: float
@@ -169,6 +171,8 @@ class View(NamedTuple):
     forecast: Forecast | None = None
     experience: Experience | None = None
     spans: tuple[Span, ...] | None = None
+    own: Own | None = None
+    carried_until: float | None = None
 
 
 class Decision(NamedTuple):
@@ -204,11 +208,14 @@ def decide(policy: PolicySection, costs: Costs, view: View) -> Decision:
     """What a site should do now, by what is known of it.
 
     Unknown power never trains: with `view.value` None the verdict is HOLD, READY or REST, whatever
-    the policy, but for `always`. No policy is asked about a site's health: a start that fails is
-    the fleet's to repeat.
+    the policy, but for `always`, and for a site that its own power carries alone: that is known,
+    whatever the grid's is. No policy is asked about a site's health: a start that fails is the
+    fleet's to repeat.
     """
     if isinstance(policy, Always):
         return TRAIN
+    if view.carried_until is not None:
+        return Decision(Verdict.TRAIN, view.carried_until)
     if isinstance(policy, Lookahead):
         decision = _lookahead(policy, costs, view)
     elif isinstance(policy, Deadline) and view.spans is not None:

@@ -8,7 +8,8 @@ from typing import Any
 from uncurtail.config import Config, ConfigError
 from uncurtail.core.forecasts import Noise, tariff
 from uncurtail.core.issues import Issues, Issuing
-from uncurtail.core.ledger import J_PER_KWH, baselines_kg
+from uncurtail.core.ledger import J_PER_KWH, baselines_kg, own_kwh
+from uncurtail.core.microgrid import Microgrid
 from uncurtail.core.planner import PlanVariant
 from uncurtail.core.policy import Always, AnyPolicy, Lookahead, Threshold
 from uncurtail.core.signals import Trace
@@ -20,11 +21,15 @@ SLOT_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The least that the work can emit by a deadline; `gap` is what its solver left open."""
+    """The least that the work can emit by a deadline.
+
+    With batteries its solver may leave more open than `oracle.SAID_GAP`: `emissions_kg` is then
+    what is proven, which no schedule may reach, and `proven_only` says so.
+    """
 
     emissions_kg: float
     makespan_h: float
-    gap: float
+    proven_only: bool = False
 
 
 @dataclass(slots=True)
@@ -34,6 +39,12 @@ class Row:
     name: str
     outcome: Outcome
     best: Best | None = None
+    own_sites: tuple[str, ...] = ()
+
+    @property
+    def own_kwh(self) -> dict[str, dict[str, float]]:
+        """Where the power of each site with a microgrid came from."""
+        return {site: own_kwh(self.outcome.sites[site].energy) for site in self.own_sites}
 
     @property
     def gap(self) -> float | None:
@@ -46,6 +57,7 @@ class Row:
         """The keys of `plan --json`; shares are 0-1, unknown is None."""
         outcome, energy = self.outcome, self.outcome.energy
         known = energy.energy_j > energy.unpriced_j or energy.energy_j == 0.0
+        own = {"microgrids": self.own_kwh} if self.own_sites else {}
         return {
             "makespan_h": (outcome.end - outcome.start) / HOUR_S,
             "energy_kwh": energy.energy_j / J_PER_KWH,
@@ -55,6 +67,7 @@ class Row:
             "train_site_h": outcome.train_site_s / HOUR_S,
             "completed": outcome.completed,
             "gap_to_oracle": self.gap,
+            **own,
         }
 
 
@@ -67,6 +80,11 @@ class Comparison:
     best: Best | None
     baselines_kg: dict[str, float | None]
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def own(self) -> bool:
+        """Whether any site has a microgrid."""
+        return any(row.own_sites for row in self.rows)
 
     def to_json(self) -> dict[str, Any]:
         """The object of `plan --json`."""
@@ -116,7 +134,11 @@ def chosen(config: Config, names: Iterable[str] | None) -> dict[str, PlanVariant
 
 
 def compare(
-    config: Config, traces: Mapping[str, Trace], start: float, names: Iterable[str] | None = None
+    config: Config,
+    traces: Mapping[str, Trace],
+    start: float,
+    names: Iterable[str] | None = None,
+    microgrids: Mapping[str, Microgrid] | None = None,
 ) -> Comparison:
     """Play every policy on the same work, and bound each from below.
 
@@ -124,18 +146,26 @@ def compare(
         ConfigError: The work is not said and cannot be found out.
     """
     todo = chosen(config, names)
-    work_s = _work_s(config, traces, start)
+    work_s = _work_s(config, traces, start, microgrids)
     rows: list[Row] = []
     notes: list[str] = []
     bounds: dict[tuple[float, float, float], Best | None] = {}  # equal games share theirs
     for name, variant in todo.items():
-        game = scenario(config, traces, start, variant, work_s)
+        game = scenario(config, traces, start, variant, work_s, microgrids)
         outcome = simulate(game)
         key = _slots(game, outcome), outcome.train_site_s, game.round_overhead_share
         if outcome.completed and key not in bounds:
             bounds[key] = bound(game, outcome, config.plan.oracle_time_wall_s)
-        rows.append(Row(name, outcome, bounds.get(key) if outcome.completed else None))
+        best = bounds.get(key) if outcome.completed else None
+        rows.append(Row(name, outcome, best, tuple(game.microgrids)))
         notes += [f"{name}: {note}" for note in outcome.notes]
+    if any(best is not None and best.proven_only for best in bounds.values()):
+        notes.append(
+            "the best possible: with batteries not solved to the end; it is no less than this, and "
+            "policies may be nearer to it than said"
+        )
+    if microgrids:
+        notes.append("always on: counted without batteries and suns, on the grid alone")
     ended = [row for row in rows if row.outcome.completed]
     longest = max(ended, key=lambda row: row.outcome.end, default=None)
     best = None if longest is None else longest.best
@@ -150,6 +180,7 @@ def scenario(
     start: float,
     variant: PlanVariant,
     train_site_s: float,
+    microgrids: Mapping[str, Microgrid] | None = None,
 ) -> Scenario:
     """A variant's game."""
     energy, share = config.energy, variant.round_overhead_share
@@ -173,6 +204,7 @@ def scenario(
         max_sites=config.plan.max_sites,
         issues=issues,
         prices=prices if len(prices) == len(tariffs) else None,
+        microgrids=microgrids or {},
     )
 
 
@@ -183,7 +215,12 @@ def _until(config: Config, traces: Mapping[str, Trace], start: float) -> float:
     return end
 
 
-def _work_s(config: Config, traces: Mapping[str, Trace], start: float) -> float:
+def _work_s(
+    config: Config,
+    traces: Mapping[str, Trace],
+    start: float,
+    microgrids: Mapping[str, Microgrid] | None,
+) -> float:
     """The work in seconds of one site's training."""
     if config.plan.train_site_h is not None:
         return config.plan.train_site_h * HOUR_S
@@ -192,7 +229,8 @@ def _work_s(config: Config, traces: Mapping[str, Trace], start: float) -> float:
             "how much work is it? Give plan.train_site_h (hours of one site's training), or "
             "run.duration_s: then it is what the experiment's own policy gets done in that time"
         )
-    own = scenario(config, traces, start, PlanVariant(policy=config.policy), float("inf"))
+    usual = PlanVariant(policy=config.policy)
+    own = scenario(config, traces, start, usual, float("inf"), microgrids)
     own.until = min(own.until, start + config.run.duration_s)
     done_s = simulate(own).train_site_s
     if done_s <= 0.0:
@@ -209,17 +247,29 @@ def _slots(own: Scenario, outcome: Outcome) -> int:
 
 
 def bound(own: Scenario, outcome: Outcome, time_limit_wall_s: float) -> Best | None:
-    """The oracle's word on a game: the same sites, work and cost of starts, by the same end."""
+    """The oracle's word on a game: the same sites, work and cost of starts, by the same end.
+
+    In whole slots, its work rounded down and its time up, so that nothing can do better. None where
+    the solver found no schedule in time, or where there is less than a slot of work.
+    """
     from uncurtail.plan import oracle  # scipy takes half a second
 
+    work_s = outcome.train_site_s // SLOT_S * SLOT_S
+    if work_s <= 0.0:
+        return None
     problem = oracle.Problem(
         sites={name: oracle.SiteCost(*cost) for name, cost in own.sites.items()},
         traces=own.traces,
         start=own.start,
         deadline_s=_slots(own, outcome) * SLOT_S,
-        train_site_s=outcome.train_site_s,
+        train_site_s=work_s,
         overhead_share=own.round_overhead_share,
         max_sites=own.max_sites,
+        microgrids=own.microgrids,
     )
     found = oracle.solve(problem, time_limit_wall_s)
-    return None if found is None else Best(found.emissions_kg, found.makespan_h, found.gap)
+    if found is None or not (found.plan or own.microgrids):
+        return None
+    if own.microgrids and found.gap > oracle.SAID_GAP:
+        return Best(found.proven_kg, found.makespan_h, proven_only=True)
+    return Best(found.emissions_kg, found.makespan_h)

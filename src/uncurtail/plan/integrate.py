@@ -15,13 +15,25 @@ Spans = tuple[Array, Array]  # starts and ends, each (n,), rising and without ov
 
 @dataclass(slots=True)
 class Energy:
-    """Energy in J and emissions in g. `clean_j`: below the threshold; `unpriced_j`: at unknown."""
+    """Energy in J and emissions in g. `clean_j`: below the threshold; `unpriced_j`: at unknown.
+
+    Of the energy, `solar_j` and `battery_j` were the site's own; `stored_j` went from the grid into
+    its battery on top.
+    """
 
     energy_j: float = 0.0
     emissions_g: float = 0.0
     clean_j: float = 0.0
     unpriced_j: float = 0.0
     cost: float = 0.0
+    solar_j: float = 0.0
+    battery_j: float = 0.0
+    stored_j: float = 0.0
+
+    @property
+    def grid_j(self) -> float:
+        """All that the grid delivered."""
+        return self.energy_j - self.solar_j - self.battery_j + self.stored_j
 
     def add(self, other: "Energy") -> None:
         """Count another's as well."""
@@ -30,6 +42,9 @@ class Energy:
         self.clean_j += other.clean_j
         self.unpriced_j += other.unpriced_j
         self.cost += other.cost
+        self.solar_j += other.solar_j
+        self.battery_j += other.battery_j
+        self.stored_j += other.stored_j
 
 
 class Integral:

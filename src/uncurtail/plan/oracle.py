@@ -7,18 +7,22 @@ whole slots. The least is a mixed-integer program for HiGHS. Unknown intensity i
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from uncurtail.core.microgrid import Microgrid
 from uncurtail.core.signals import Trace
+from uncurtail.plan.ownprogram import own_shape
 from uncurtail.plan.program import WHOLE, Array, Program, Shape, build, slot_means
 
 HOUR_S = 3600.0
 # What counts as solved: a tenth of the 1 % that a reader of a gap to the oracle can use.
 SOLVED_GAP = 1e-3
+# A schedule with batteries that may be further than this from the best is not called that.
+SAID_GAP = 0.01
 # Above this many sites x slots HiGHS spends its time on presolving integers; the linear program
 # alone is solved in seconds, and leaves few slots undecided.
 DIRECT_CELLS = 2_000
@@ -46,7 +50,8 @@ class Problem:
     `overhead_share` is the share of a slot that a site idles, neither training nor saving work,
     while two or more sites train in it: shared rounds wait for each other, a lone site for nobody.
     In arXiv:2602.22760 it is 1 - 504 s / 648 s = 2/9 of a round. `max_sites` counts sites that
-    are up or being provisioned. `start` is unix seconds; the deadline counts from it.
+    are up or being provisioned. `start` is unix seconds; the deadline counts from it. `microgrids`
+    are of the sites that have one, as they are charged at the start.
     """
 
     sites: Mapping[str, SiteCost]
@@ -57,6 +62,7 @@ class Problem:
     overhead_share: float = 0.0
     max_sites: int | None = None
     slot_s: float = 300.0
+    microgrids: Mapping[str, Microgrid] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +71,19 @@ class Bound:
 
     Nothing of whole slots emits less than `emissions_kg * (1 - gap)`. `plan` is each site's
     training as (start, end) in unix seconds. Where not even a schedule was found in time, `plan`
-    is empty, `gap` infinite and `emissions_kg` what `floor_kg` proves.
+    is empty, `gap` infinite and `emissions_kg` what `floor_kg` proves, or, with batteries, the
+    linear program.
     """
 
     emissions_kg: float
     makespan_h: float
     gap: float
     plan: Mapping[str, tuple[tuple[float, float], ...]]
+
+    @property
+    def proven_kg(self) -> float:
+        """What nothing of whole slots is below."""
+        return self.emissions_kg if not self.plan else self.emissions_kg * (1.0 - self.gap)
 
 
 def solve(problem: Problem, time_limit_s: float = 60.0) -> Bound | None:
@@ -99,12 +111,17 @@ def solve(problem: Problem, time_limit_s: float = 60.0) -> Bound | None:
 def floor_kg(problem: Problem) -> tuple[float, float] | None:
     """A bound below every schedule: the cheapest slots, without starts, idling or overhead.
 
+    With batteries or suns it is nothing at all: they may carry everything.
+
     Returns:
         (kgCO2, makespan in hours), or None where not even so many slots are known.
     """
     shape = _shape(problem)
     if problem.train_site_s <= 0:
         return 0.0, 0.0
+    if problem.microgrids:
+        hours = problem.train_site_s / HOUR_S / len(problem.sites)
+        return 0.0, hours
     kg = np.sort(shape.known * shape.train_w[:, None] * problem.slot_s / 3.6e9, axis=None)
     needed = shape.slots_needed
     kg = kg[np.isfinite(kg)][: math.ceil(needed)]
@@ -149,6 +166,11 @@ def _shape(problem: Problem) -> Shape:
         slots_needed=problem.train_site_s / slot_s - 1e-9,
         overhead_share=problem.overhead_share,
         max_sites=problem.max_sites,
+        own=tuple(
+            own_shape(index, problem.microgrids[site], problem.start, num_slots, slot_s)
+            for index, site in enumerate(problem.sites)
+            if site in problem.microgrids
+        ),
     )
 
 
@@ -163,7 +185,8 @@ def _search(shape: Shape, until: float) -> tuple[Program, _Answer] | None:
     """Solve, and learn where sites train together only where a solution has them do so.
 
     A program that knows of fewer shared slots allows more: its bound holds, and its schedule is
-    valid once it shares no slot that it does not know.
+    valid once it shares no slot that it does not know. A battery couples slots however far apart,
+    and the linear program then leaves most of them undecided: above the limit its bound is all.
     """
     small = shape.known.size <= DIRECT_CELLS
     costs_to_share = shape.overhead_share > 0 and len(shape.known) > 1
@@ -173,6 +196,8 @@ def _search(shape: Shape, until: float) -> tuple[Program, _Answer] | None:
         answer = _mixed(program, None, until) if small else _linear(program, until)
         if answer is None:
             return None
+        if not small and shape.own:
+            return program, replace(answer, variables=None)
         missed = _missed(program, answer, costs_to_share)
         if not small and not missed.any() and answer.variables is not None:
             answer = _round(program, answer, until)
@@ -300,7 +325,10 @@ def _gap(found_kg: float, bound_kg: float) -> float:
 def _bound(problem: Problem, shape: Shape, program: Program, answer: _Answer) -> Bound | None:
     if answer.variables is None:
         floor = floor_kg(problem)
-        return None if floor is None else Bound(floor[0], floor[1], math.inf, {})
+        if floor is None:
+            return None
+        least_kg = max(floor[0], answer.bound_kg) if problem.microgrids else floor[0]
+        return Bound(least_kg, floor[1], math.inf, {})
     training = program.states(answer.variables)[:, 1] > 0.5
     plan = {
         site: _spans(training[i], problem.start, problem.slot_s)

@@ -3,9 +3,10 @@
 Variables, one of each for every site and slot: `up` (provisioned), `train` (at most `up`), `start`
 (1 where a site comes up). Behind them, for the slots in `shared`, `share` of every site: it trains
 together with another one. Slots without `share` ignore that overhead, so they only lower the bound.
+Last come the variables of batteries and suns, where there are any (`ownprogram.py`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 from uncurtail.core.ledger import J_PER_KWH, integrate
 from uncurtail.core.signals import Trace
+from uncurtail.plan import ownprogram
+from uncurtail.plan.ownprogram import OwnShape
 
 Array = NDArray[np.float64]
 # A value is whole if it is this near to a whole number: HiGHS's own tolerance.
@@ -23,8 +26,9 @@ WHOLE = 1e-6
 class Shape:
     """What the matrices need to know of a problem; powers in W, one array item a site.
 
-    `known` (sites, slots) is gCO2/kWh, NaN where a site must be off; `lead` is the slots that a
-    start takes, and `lead_share` how much of each of them, nearest first.
+    `known` (sites, slots) is gCO2/kWh, NaN where a site must be off, or carry itself if it is in
+    `own`; `lead` is the slots that a start takes, and `lead_share` how much of each of them,
+    nearest first.
     """
 
     known: Array
@@ -36,6 +40,15 @@ class Shape:
     slots_needed: float
     overhead_share: float
     max_sites: int | None
+    own: tuple[OwnShape, ...] = ()
+
+    @property
+    def usable(self) -> NDArray[np.bool_]:
+        """Where a site may be up, shape (sites, slots)."""
+        usable: NDArray[np.bool_] = np.isfinite(self.known)
+        for own in self.own:
+            usable[own.site] = True
+        return usable
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,16 +113,58 @@ def build(shape: Shape, shared: NDArray[np.bool_]) -> Program:
         limit = np.concatenate([limit, share_limit])
         saved_w = (shape.train_w - shape.idle_w) * shape.overhead_share
         cost = np.append(cost, -(_kg_per_w(shape) * saved_w[:, None])[:, shared])
-        upper = np.append(upper, np.isfinite(shape.known)[:, shared].astype(float))
+        upper = np.append(upper, shape.usable[:, shared].astype(float))
         work = np.append(work, np.full(count, shape.overhead_share))
     extra, bound = [sparse.csr_array(work[None])], [np.array([-shape.slots_needed])]
     if shape.max_sites is not None:
         extra.append(_widen(_places(shape), count))
         bound.append(np.full(num_slots, float(shape.max_sites)))
     matrix = sparse.vstack([rows, *extra], format="csr")
-    return Program(
+    program = Program(
         cost, upper, matrix, np.concatenate([limit, *bound]), num_sites, num_slots, shared
     )
+    for own in shape.own:
+        program = _with_own(shape, program, own)
+    return program
+
+
+def _with_own(shape: Shape, program: Program, own: OwnShape) -> Program:
+    """The program with one site's battery and sun."""
+    from scipy import sparse
+
+    known = np.isfinite(shape.known[own.site])
+    cost, upper = ownprogram.variables(own, 1000.0 * _kg_per_w(shape)[own.site], known)
+    load_kw = _load_kw(shape, program, own.site)
+    left, right, limit = ownprogram.rows(own, load_kw, known, shape.slot_s)
+    return replace(
+        program,
+        cost=np.append(program.cost, cost),
+        upper=np.append(program.upper, upper),
+        matrix=sparse.block_array([[program.matrix, None], [left, right]], format="csr"),
+        limit=np.append(program.limit, limit),
+    )
+
+
+def _load_kw(shape: Shape, program: Program, site: int) -> Any:
+    """What a site draws in each slot (kW), as a matrix over all variables so far."""
+    from scipy import sparse
+
+    num_slots = shape.known.shape[1]
+    one = sparse.eye_array(num_slots, format="csr")
+    ahead = sparse.csr_array((num_slots, num_slots))
+    for back, share in enumerate(shape.leads[site], start=1):
+        ahead = ahead + share * sparse.eye_array(num_slots, k=back)
+    extra_w = shape.train_w[site] - shape.idle_w[site]
+    blocks = [shape.idle_w[site] * one, extra_w * one, shape.provision_w[site] * ahead]
+    before = sparse.csr_array((num_slots, program.at(site, 0)))
+    shared = np.flatnonzero(program.shared)
+    between = 3 * (program.num_sites - site - 1) * num_slots + site * shared.size
+    parts = [before, *blocks, sparse.csr_array((num_slots, between))]
+    if shared.size:
+        parts.append(-extra_w * shape.overhead_share * one[:, shared])
+    width = sum(part.shape[1] for part in parts)
+    parts.append(sparse.csr_array((num_slots, program.cost.size - width)))
+    return sparse.hstack(parts, format="csr") / 1000.0
 
 
 def _kg_per_w(shape: Shape) -> Array:
@@ -123,7 +178,7 @@ def _site(shape: Shape, site: int) -> tuple[Array, Array, Any, Array]:
 
     num_slots = shape.known.shape[1]
     kg_per_w = _kg_per_w(shape)[site]
-    usable = np.isfinite(shape.known[site])
+    usable = shape.usable[site]
     start_kg, may_start = np.zeros(num_slots), usable.copy()
     ahead = sparse.csr_array((num_slots, num_slots))
     for back, share in enumerate(shape.leads[site], start=1):

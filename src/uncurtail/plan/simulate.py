@@ -8,96 +8,42 @@ work is done. What is not: rounds themselves, messages, crashes, the last step o
 import heapq
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
 from uncurtail.core.ending import Spent
 from uncurtail.core.fleet import Phase
 from uncurtail.core.forecasts import Experience, perfect
-from uncurtail.core.issues import Issues
+from uncurtail.core.microgrid import LOOK_AGAIN_S
 from uncurtail.core.planner import Stand, Work, make_plan
 from uncurtail.core.policy import (
     Budget,
-    Costs,
     Deadline,
     Decision,
     Lookahead,
-    PolicySection,
     Span,
     Verdict,
     View,
     decide,
 )
-from uncurtail.core.signals import Trace
 from uncurtail.plan.changes import find_changes
-from uncurtail.plan.integrate import Energy, Integral, Spans, intersect, rows_between, together
+from uncurtail.plan.integrate import Integral, Spans, intersect, rows_between, together
+from uncurtail.plan.own import OwnSite, load_w
+from uncurtail.plan.scenario import Outcome as Outcome  # their readers find them here
+from uncurtail.plan.scenario import Scenario as Scenario
+from uncurtail.plan.scenario import SiteOutcome as SiteOutcome
 
 INF = math.inf
 # In place of a site: the plan of all of them is due.
 REPLAN = -1
 
 
-@dataclass(slots=True)
-class Scenario:
-    """What is asked: `train_site_s` seconds of one site's training, from `start`, by `until`.
-
-    `round_overhead_share` is the share of the time that a site spends idle while two or more train
-    together; training alone costs nothing. `max_sites` may be provisioned at once.
-    """
-
-    policy: PolicySection
-    sites: Mapping[str, Costs]
-    traces: Mapping[str, Trace]
-    start: float
-    until: float
-    train_site_s: float = INF
-    round_overhead_share: float = 0.0
-    max_sites: int | None = None
-    issues: Issues | None = None
-    prices: Mapping[str, Trace] | None = None
-
-
-@dataclass(slots=True)
-class SiteOutcome:
-    """What one site did: `phases` are (phase, start, end), in order, without released time."""
-
-    phases: list[tuple[Phase, float, float]] = field(default_factory=list)
-    provisions: int = 0
-    train_s: float = 0.0
-    energy: Energy = field(default_factory=Energy)
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What the run did. `end` is when its work was done, or when training last ended."""
-
-    start: float
-    end: float
-    completed: bool
-    train_site_s: float
-    sites: dict[str, SiteOutcome]
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def energy(self) -> Energy:
-        """The sum over sites."""
-        total = Energy()
-        for site in self.sites.values():
-            total.add(site.energy)
-        return total
-
-    @property
-    def provisions(self) -> int:
-        """How often a site was started."""
-        return sum(site.provisions for site in self.sites.values())
-
-
 class _Site:
     """One site's state, as far as decisions need it."""
 
     __slots__ = (
-        "at", "changes", "costs", "experience", "known", "name", "open", "outcome", "phase",
+        "at", "changes", "costs", "experience", "known", "name", "open", "outcome", "own", "phase",
         "ready_at", "since", "start_of_phase", "up_since", "version",
     )  # fmt: skip
 
@@ -116,6 +62,11 @@ class _Site:
         self.version = 0
         self.experience = Experience() if isinstance(scenario.policy, Lookahead) else None
         self.outcome = SiteOutcome()
+        self.own: OwnSite | None = None
+        if name in scenario.microgrids:
+            price = None if scenario.prices is None else scenario.prices[name]
+            clean = scenario.policy.enter_below_g_per_kwh
+            self.own = OwnSite(scenario.microgrids[name], self.costs, trace, price, clean)
 
     def observe(self, now: float) -> bool:
         """Take in what changed up to `now`; whether anything did."""
@@ -155,7 +106,8 @@ def simulate(scenario: Scenario) -> Outcome:
     if not isinstance(scenario.policy, Budget) or not _over(scenario.policy, outcome):
         return outcome
     # Spending only grows with time: halve the time until the second in which the limit is reached.
-    low, high = scenario.start, outcome.end
+    # It grows beyond the last training, too: by what sites draw until they are released.
+    low, high = scenario.start, max(end for _, _, end in _all_phases(outcome))
     while high - low > 1.0:
         middle = (low + high) / 2.0
         spent = _over(scenario.policy, _Simulation(replace(scenario, until=middle)).run())
@@ -164,6 +116,11 @@ def simulate(scenario: Scenario) -> Outcome:
     outcome.completed = False
     outcome.notes.append(f"the budget's limit of {_over(scenario.policy, outcome)} is reached")
     return outcome
+
+
+def _all_phases(outcome: Outcome) -> Iterator[tuple[Phase, float, float]]:
+    for site in outcome.sites.values():
+        yield from site.phases
 
 
 def _over(policy: Budget, outcome: Outcome) -> str | None:
@@ -175,6 +132,7 @@ class _Simulation:
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
         self.sites = [_Site(name, scenario) for name in scenario.sites]
+        self.own_sites = [site for site in self.sites if site.own is not None]
         self.heap = [(scenario.start, index, 0) for index in range(len(self.sites))]
         self.now = scenario.start
         self.training = 0
@@ -224,14 +182,23 @@ class _Simulation:
         if rate > 0.0:
             left = self.scenario.train_site_s - self.done_s
             if rate * (t - self.now) >= left:
+                self._draw(self.now + left / rate)
                 self.now += left / rate
                 self.done_s, self.completed = self.scenario.train_site_s, True
                 self.last_trained = self.now
                 return False
             self.done_s += rate * (t - self.now)
             self.last_trained = t
+        self._draw(t)
         self.now = t
         return True
+
+    def _draw(self, until: float) -> None:
+        """Sites with power of their own draw up to then as they have since the last event."""
+        share = self.scenario.round_overhead_share if self.training > 1 else 0.0
+        for site in self.own_sites:
+            assert site.own is not None
+            site.own.draw(self.now, until, load_w(site.costs, site.phase, share), known=site.known)
 
     def _handle(self, index: int, site: _Site, now: float) -> None:
         if site.observe(now) and isinstance(self.scenario.policy, Deadline):
@@ -280,6 +247,8 @@ class _Simulation:
         due = min(site.next_change(), decision.revisit if decision.revisit > now else INF)
         if site.phase is Phase.PROVISIONING:
             due = min(due, site.ready_at)
+        if site.own is not None:
+            due = min(due, now + LOOK_AGAIN_S)
         if self.scenario.issues is not None and site.open and site.phase is Phase.RELEASED:
             due = min(due, self.scenario.issues.renewed(now))
         return due
@@ -291,6 +260,8 @@ class _Simulation:
             forecast = scenario.issues.forecast(site.name, now)
         # Which value it is matters to no decision but for whether it is known.
         value = 0.0 if site.known else None
+        own = None if site.own is None else site.own.own(now)
+        up = site.up_since is not None
         return View(
             now,
             value,
@@ -300,6 +271,8 @@ class _Simulation:
             forecast,
             site.experience,
             self.spans.get(site.name),
+            own,
+            None if site.own is None or own is None else site.own.carry(own, now, up=up),
         )
 
     def _apply(self, site: _Site, verdict: Verdict, now: float) -> bool:
@@ -359,6 +332,12 @@ def _spans(outcome: SiteOutcome, phase: Phase) -> Spans:
 
 def _account(scenario: Scenario, site: _Site, trained: Spans, shared: Spans) -> None:
     """Integrate one site's phases; the shared part of its training is partly idle."""
+    shared_s = float((shared[1] - shared[0]).sum())
+    lost_s = scenario.round_overhead_share * shared_s
+    site.outcome.train_s = float((trained[1] - trained[0]).sum()) - lost_s
+    if site.own is not None:
+        site.outcome.energy.add(site.own.energy)
+        return
     trace, costs, share = scenario.traces[site.name], site.costs, scenario.round_overhead_share
     clean_below = scenario.policy.enter_below_g_per_kwh
     integral = Integral(trace, rows_between(trace, scenario.start, scenario.until), clean_below)
@@ -374,8 +353,6 @@ def _account(scenario: Scenario, site: _Site, trained: Spans, shared: Spans) -> 
         (_spans(site.outcome, Phase.PROVISIONING), costs.provision_power_w),
     ):
         site.outcome.energy.add(integral.energy(spans, power_w, prices))
-    shared_s = float((shared[1] - shared[0]).sum())
-    site.outcome.train_s = float((trained[1] - trained[0]).sum()) - share * shared_s
 
 
 def events(outcome: Outcome) -> Iterator[tuple[float, str, Phase]]:

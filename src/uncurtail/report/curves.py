@@ -53,7 +53,7 @@ def emissions_kg(run: RunData) -> tuple[Array, Array]:
     for segment in run.segments:
         if segment.intensity_g_per_kwh is not None and segment.end > segment.start:
             first, last = np.searchsorted(edges, (segment.start, segment.end))
-            grams_per_s = segment.power_w / J_PER_KWH * segment.intensity_g_per_kwh
+            grams_per_s = segment.grid_w / J_PER_KWH * segment.intensity_g_per_kwh
             rate[first:last] += grams_per_s / 1000.0
     return edges, np.concatenate([[0.0], np.cumsum(rate * np.diff(edges))])[: len(edges)]
 
@@ -66,9 +66,10 @@ def baseline_kg(run: RunData, site: str) -> tuple[Array, Array]:
     trace = run.traces.get(site)
     if trace is None or run.start is None or run.train_s <= 0:
         return np.empty(0), np.empty(0)
-    end = run.start + run.train_s
-    inside = trace.times[(trace.times > run.start) & (trace.times < end)]
-    times, total = [run.start], [0.0]
+    start = run.known_from
+    end = start + run.train_s
+    inside = trace.times[(trace.times > start) & (trace.times < end)]
+    times, total = [start], [0.0]
     for t in [*inside.tolist(), end]:
         value = _known(trace, times[-1], t)
         if value is None:

@@ -31,7 +31,7 @@ def footprint(run: RunData) -> dict[str, Any] | None:
     signals = _signals(run, section, notes)
     measured = _load(run, section.power_path, (PLAUSIBLE_W, "W"), notes)
     pue = {site: section.pue_of(site) for site in run.sites}
-    drawing = [segment for segment in run.segments if segment.phase != Phase.RELEASED]
+    drawing = [s for s in run.segments if s.phase != Phase.RELEASED or s.grid_w > 0.0]
     accounts = account.account(account.draws(drawing, measured), signals, pue)
     everything = account.total(accounts)
     basis = own_basis(run)
@@ -115,7 +115,8 @@ def _by_site(accounts: Accounts, run: RunData) -> dict[str, Any]:
 
 def _used_s(accounts: Accounts, run: RunData) -> dict[str, float]:
     """How long each site was provisioned, starts included."""
-    return {site: account.total(accounts, site=site).duration_s for site in run.sites}
+    up = {key: one for key, one in accounts.items() if key[1] != Phase.RELEASED}
+    return {site: account.total(up, site=site).duration_s for site in run.sites}
 
 
 def _bytes_moved(run: RunData) -> float | None:
@@ -152,7 +153,7 @@ def _counterfactuals(run: RunData, pue: dict[str, float]) -> dict[str, Any]:
     traces = {site: trace for site, trace in run.traces.items() if site in run.sites}
     train_w = {site: run.train_power_w(site) * pue[site] for site in traces}
     alone = {site: None if kg is None else kg * pue[site] for site, kg in run.baselines_kg.items()}
-    arguments = (traces, run.start, run.train_s, train_w)
+    arguments = (traces, run.known_from, run.train_s, train_w)
     if run.train_s <= 0:
         return {"alone_kg": alone, "all_on_kg": None, "run_now": None}
     now = run_now(*arguments)

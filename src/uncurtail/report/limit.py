@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 
+from uncurtail.config import ConfigError, parse
 from uncurtail.core.fleet import Phase, SiteSection
-from uncurtail.plan.oracle import NOTHING_KG, Problem, SiteCost, solve
+from uncurtail.core.microgrid import Microgrid
+from uncurtail.plan.oracle import NOTHING_KG, SAID_GAP, Problem, SiteCost, solve
 from uncurtail.report.rundata import RunData
+from uncurtail.sourcing import microgrids
 
 # The end of a run must not wait for it; the demo's shape takes well below a second.
 TIME_LIMIT_WALL_S = 5.0
@@ -31,7 +34,8 @@ def limit(run: RunData) -> Limit | None:
 
     The work is rounded down to whole slots and the makespan up, so rounding never flatters the
     run. None for a run that has not ended or not trained, whose readings do not suffice for the
-    same work, or whose oracle was not found in time.
+    same work, or whose oracle was not found in time; or whose sun cannot be computed again. With
+    batteries, a schedule that was not proven to be within a percent is not told, but its bound.
     """
     if run.ended is None or run.start is None or run.committed is None or run.train_s <= 0:
         return None
@@ -40,6 +44,10 @@ def limit(run: RunData) -> Limit | None:
     )
     makespan_s = max(run.committed.t, trained_until) - run.start
     slot_s = _slot_s(run, makespan_s)
+    try:
+        own = _microgrids(run, run.start, makespan_s + slot_s)
+    except ConfigError:
+        return None
     problem = Problem(
         sites={site: _cost(run, site) for site in run.traces},
         traces=run.traces,
@@ -47,11 +55,19 @@ def limit(run: RunData) -> Limit | None:
         deadline_s=makespan_s + slot_s,
         train_site_s=run.train_s // slot_s * slot_s,
         slot_s=slot_s,
+        microgrids=own,
     )
     bound = solve(problem, TIME_LIMIT_WALL_S) if problem.sites else None
-    if bound is None or not bound.plan:
+    if bound is None or not (bound.plan or own):
         return None
-    return Limit(bound.emissions_kg, bound.makespan_h, _gap(run, bound.emissions_kg))
+    least_kg = bound.proven_kg if own and bound.gap > SAID_GAP else bound.emissions_kg
+    return Limit(least_kg, bound.makespan_h, _gap(run, least_kg))
+
+
+def _microgrids(run: RunData, start: float, duration_s: float) -> dict[str, Microgrid]:
+    if not run.own_kwh:
+        return {}
+    return microgrids(parse(run.config, "resolved.json"), start, duration_s)
 
 
 def _gap(run: RunData, least_kg: float) -> float | None:

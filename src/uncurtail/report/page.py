@@ -19,6 +19,12 @@ from uncurtail.runfolder import RunFolder, write_atomic
 
 MAX_EVENTS = 400
 ALL = "all sites"
+OWN = (
+    "What a site's own sun and battery gave emits nothing and counts as in a window; what the grid "
+    "put into the battery emitted when it did. Nothing is lost in a battery.",
+    "Baselines have no microgrid. With batteries, the best possible may be a proven bound that no "
+    "schedule reaches.",
+)
 NOTHING = '<p class="muted">Nothing to show yet.</p>'
 
 
@@ -54,7 +60,7 @@ def render(run: RunData, summary: dict[str, Any] | None = None) -> str:
         emissions=_chart(charts.emissions(run), "emissions"),
         power=_chart(charts.power(run), "power"),
         baselines=_baselines(run, summary),
-        phases=_phases(run),
+        phases=_phases(run) + _own(run),
         footprint=_footprint(summary),
         events=_events(run),
         assumptions="\n".join(f"<li>{escape(text)}</li>" for text in assumptions(run)),
@@ -87,6 +93,7 @@ def assumptions(run: RunData) -> list[str]:
         "invented for it; it is listed in the table.",
         "Round overhead is the share of the time that ready sites in an open window did not step.",
         "Unknown means that the run folder does not say; it is never shown as 0.",
+        *(OWN if run.own_kwh else ()),
     ]
 
 
@@ -172,6 +179,16 @@ def _phases(run: RunData) -> str:
     total.duration_s = hours_s  # without the hours in which sites were released
     rows.append((ALL, "all phases", *_tally(total)))
     return _table(head, rows, texts=2)
+
+
+def _own(run: RunData) -> str:
+    if not run.own_kwh:
+        return ""
+    head = ("microgrid", "solar kWh", "battery kWh", "grid kWh", "of it into the battery")
+    rows = [
+        (site, *(f"{value:,.3f}" for value in kwh.values())) for site, kwh in run.own_kwh.items()
+    ]
+    return _table(head, rows)
 
 
 def _tally(tally: Tally) -> tuple[str, str, str, str]:

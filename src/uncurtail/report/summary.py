@@ -14,6 +14,8 @@ from uncurtail.report.rundata import RunData, overlap_s
 from uncurtail.runfolder import RunFolder, write_atomic
 
 HOUR_S = 3600.0
+# Why a run ends that has done what it was to do; it is cut short by a limit or by its user.
+COMPLETE = ("budget", "duration")
 
 
 def summarise(folder: RunFolder) -> dict[str, Any]:
@@ -60,6 +62,7 @@ def _policy(run: RunData, best: Limit | None) -> dict[str, Any]:
     if run.start is not None and run.committed is not None:
         makespan_h = (run.committed.t - run.start) / HOUR_S
     metered = bool(run.segments)
+    own = {"microgrids": run.own_kwh} if metered and run.own_kwh else {}
     return {
         "makespan_h": makespan_h,
         "energy_kwh": total.energy_j / J_PER_KWH if metered else None,
@@ -67,8 +70,9 @@ def _policy(run: RunData, best: Limit | None) -> dict[str, Any]:
         "in_window_share": total.clean_j / total.energy_j if total.energy_j > 0 else None,
         "provisions": sum(run.provisions(site) for site in run.sites),
         "train_site_h": run.train_s / HOUR_S if metered else None,
-        "completed": run.ended is not None,
+        "completed": run.ended is not None and run.ended.reason in COMPLETE,
         "gap_to_oracle": None if best is None else best.gap,
+        **own,
     }
 
 

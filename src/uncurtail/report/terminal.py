@@ -31,6 +31,8 @@ def summary_table(summary: dict[str, Any], folder: RunFolder) -> "Group":
     if run.ended is None:
         parts.append(Text("The run has not ended: numbers so far.", style="yellow"))
     parts += [_numbers(summary), Text(""), _sites(run, summary), Text("")]
+    if run.own_kwh:
+        parts += [_own(run), Text("")]
     where = folder.report if folder.report.exists() else folder.path
     parts.append(Text(f"report  {where}", style="cyan", no_wrap=True, overflow="ignore"))
     return Group(*parts)
@@ -76,6 +78,19 @@ def _sites(run: RunData, summary: dict[str, Any]) -> "RenderableType":
             mass(run.emissions_kg(site)),
             mass(summary["baselines"][site]),
         )
+    return table
+
+
+def _own(run: RunData) -> "RenderableType":
+    """Where the power of sites with microgrids came from."""
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("microgrid")
+    for name in ("solar kWh", "battery kWh", "grid kWh", "grid into battery"):
+        table.add_column(name, justify="right")
+    for site, kwh in run.own_kwh.items():
+        table.add_row(site, *(f"{value:.2f}" for value in kwh.values()))
     return table
 
 

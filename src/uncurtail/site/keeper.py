@@ -4,9 +4,11 @@ While one is not on disk yet a mark lies in the folder: who ends the session wai
 """
 
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from uncurtail.adapters.blobs import BlobError
 from uncurtail.lm.snapshot import Snapshot, discard_unfinished, write_snapshot
 from uncurtail.runfolder import UNFINISHED_SNAPSHOT
 
@@ -17,8 +19,9 @@ class SnapshotKeeper:
     A process that is killed leaves the older snapshot in force.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, kept: Callable[[Path], None] = lambda _folder: None) -> None:
+        """`kept` is told of the folder with each whole snapshot; it may raise BlobError."""
+        self._folder, self._kept = folder, kept
         self._mark = folder / UNFINISHED_SNAPSHOT
         self._mark.unlink(missing_ok=True)
         discard_unfinished(folder)
@@ -49,8 +52,10 @@ class SnapshotKeeper:
                 self._changed.wait_for(lambda: self._next is not None)
                 snapshot, self._next, self._writing = self._next, None, True
             assert snapshot is not None
-            with suppress(OSError):  # a full disk costs the snapshot only
+            # A full disk, or a run out of reach, costs the snapshot only.
+            with suppress(OSError, BlobError):
                 write_snapshot(self._folder, snapshot)
+                self._kept(self._folder)
             del snapshot  # gigabytes, until the next one comes
             with self._changed:
                 self._writing = False

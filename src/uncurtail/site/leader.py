@@ -77,10 +77,12 @@ def _start(
     trainer += [str(session), str(trainer_socket)]
     for number, place in enumerate(_places(ranks)):
         members.append(start("trainer" if number == 0 else f"rank-{number}", trainer, **place))
-    certificates.write_session_key(key)
-    register = start("register", flower.register(key.with_suffix(key.suffix + ".pub"), key.name))
-    if register.wait(timeout=REGISTER_TIMEOUT_S) != 0:
-        raise SystemExit(f"Flower did not register {key.name}: see {log}")
+    if not key.exists():  # elsewhere it was registered through the gate
+        certificates.write_session_key(key)
+        public = key.with_suffix(key.suffix + ".pub")
+        register = start("register", flower.register(public, key.name))
+        if register.wait(timeout=REGISTER_TIMEOUT_S) != 0:
+            raise SystemExit(f"Flower did not register {key.name}: see {log}")
     port = free_port()
     members.append(start("supernode", flower.supernode(key, port, trainer_socket)))
     members.append(start("superexec", flower.site_superexec(port)))

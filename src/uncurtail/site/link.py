@@ -6,11 +6,11 @@ snapshot. Without the state server the trainer goes on until the deadline it hol
 
 import threading
 from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from uncurtail.adapters import clock
-from uncurtail.adapters.redis import SiteState
 from uncurtail.core.orders import Announcement, Desired
 
 EXCHANGE_EVERY_S = 0.2
@@ -29,10 +29,20 @@ class Wish:
     skew_s: float = 0.0
 
 
+class State(Protocol):
+    """The state plane, as a site sees it."""
+
+    def exchange(
+        self, heart: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]
+    ) -> tuple[dict[str, Any] | None, Desired | None, Announcement | None, float] | None:
+        """Write, then read (coordinator, desired, announcement, server time); None: no answer."""
+        ...
+
+
 class Link:
     """The background exchange of one site."""
 
-    def __init__(self, state: SiteState, site: str, session: int) -> None:
+    def __init__(self, state: State, site: str, session: int) -> None:
         self._state = state
         self._site = site
         self._session = session

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 from uncurtail import wiring
-from uncurtail.adapters.redis import SiteState
 from uncurtail.runfolder import RunFolder
 
 
@@ -32,35 +31,35 @@ def train_session(path: Path, site: str, session: int, socket: Path) -> None:
     # kept between sessions; the variable must be there before torch compiles anything
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((home / "compiled").resolve()))
 
-    from uncurtail.lm.data import Corpus
     from uncurtail.lm.ranks import Ranks
     from uncurtail.lm.trainer import Trainer
     from uncurtail.site.keeper import SnapshotKeeper
     from uncurtail.site.link import Link
+    from uncurtail.site.planes import planes
     from uncurtail.site.worker import Worker, serve
 
     config = wiring.read_config(folder)
-    endpoints = wiring.Endpoints.load(folder)
+    own = planes(folder, config, site)
     section = config.sites[site]
     ranks = Ranks.join("cpu" if section.cuda_devices is None else "cuda")
     threads = max(1, section.threads // ranks.size)
     own_train = config.train.model_copy(update={"threads": threads})
-    corpus = Corpus.open(Path(endpoints.data))
-    trainer = Trainer(config.model, own_train, corpus, config.seed, ranks)
+    trainer = Trainer(config.model, own_train, own.corpus, config.seed, ranks)
     if not ranks.first:
         trainer.follow()
         ranks.end()
         return
-    keeper = SnapshotKeeper(home / "snapshot")
+    keeper = SnapshotKeeper(home / "snapshot", own.kept)
     trainer.load_snapshot(home / "snapshot")
-    link = Link(SiteState(endpoints.redis_url, folder.run_id, site), site, session)
+    link = Link(own.state, site, session)
     worker = Worker(
         config=config,
         folder=home,
         site=site,
         session=session,
         link=link,
-        blobs=wiring.store(config, folder),
+        blobs=own.blobs,
+        tell=own.tell,
         trainer=trainer,
         keeper=keeper,
     )

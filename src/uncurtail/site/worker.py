@@ -10,19 +10,20 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from uncurtail import wire
 from uncurtail.adapters import clock
-from uncurtail.adapters.blobs import BlobError, ObjectStore
+from uncurtail.adapters.blobs import BlobError
 from uncurtail.config import Config
 from uncurtail.core.events import iso
 from uncurtail.core.leases import split
-from uncurtail.core.rounds import Order, Reply, updates_folder
+from uncurtail.core.rounds import Order, Reply, answers, updates_folder
 from uncurtail.lm.checkpoint import decode_weights
 from uncurtail.lm.trainer import NonFiniteLoss, StepMetrics, Trainer, TrainOrder, TrainResult
 from uncurtail.site.keeper import SnapshotKeeper
@@ -35,6 +36,18 @@ STANDBY_WALL_S = 600.0
 UPLOAD_AGAIN_S = 0.5
 
 
+class Blobs(Protocol):
+    """The payload plane, as a site sees it."""
+
+    def get(self, key: str) -> bytes:
+        """Read whole, and of the right hash."""
+        ...
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write whole or not at all."""
+        ...
+
+
 @dataclass(slots=True)
 class Worker:
     """One site's trainer and everything it needs to carry out an order."""
@@ -44,7 +57,8 @@ class Worker:
     site: str
     session: int
     link: Link
-    blobs: ObjectStore
+    blobs: Blobs
+    tell: Callable[[Mapping[str, Any]], None]  # the run, of a row of this site's record
     trainer: Trainer
     keeper: SnapshotKeeper
     last: Reply | None = None
@@ -54,7 +68,7 @@ class Worker:
 
         Never raises for what an order may get wrong: the reply says it.
         """
-        if self.last is not None and _same(self.last, order):
+        if self.last is not None and answers(self.last, order):
             return replace(self.last, attempt=order.attempt)
         try:
             reply = self._train(order)
@@ -175,25 +189,30 @@ class Worker:
         self._record(order, result)
         data = encode_delta(base, self.trainer.weights(), self.config.store.wire_dtype)
         key = f"{updates_folder(order)}/{order.attempt}"
-        self._put_patiently(key, data, order.not_after_wall + self.config.rounds.grace_wall_s)
+        self._patiently(lambda: self.blobs.put(key, data), order.not_after_wall)
         return key, hashlib.sha256(data).hexdigest()
 
-    def _put_patiently(self, key: str, data: bytes, until_wall: float) -> None:
-        """Write an update while its round may still count it: a round's work hangs on it.
+    def _patiently(self, call: Callable[[], None], not_after_wall: float) -> None:
+        """Hand something in while its round may still count it: a round's work hangs on it.
 
         Raises:
-            BlobError: The store was out of reach for all that time.
+            BlobError: It could not be reached for all that time.
         """
+        until_wall = not_after_wall + self.config.rounds.grace_wall_s
         while True:
             try:
-                return self.blobs.put(key, data)
+                return call()
             except BlobError:
                 if self.orphaned() or clock.wall() + self.link.wish.skew_s >= until_wall:
                     raise
             clock.pause(UPLOAD_AGAIN_S)
 
     def _record(self, order: Order, result: TrainResult) -> None:
-        """Append what was consumed to the site's own record, durably, before anyone hears of it."""
+        """Append what was consumed to the site's own record, durably, before anyone hears of it.
+
+        Raises:
+            BlobError: The run's copy of the record is out of reach.
+        """
         consumed, _ = split(order.intervals, result.steps)
         row = {
             "t": iso(clock.wall()),
@@ -209,6 +228,7 @@ class Worker:
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
+        self._patiently(lambda: self.tell(row), order.not_after_wall)
 
 
 def serve(worker: Worker, path: Path) -> None:
@@ -242,10 +262,6 @@ def _answer(worker: Worker, connection: socket.socket) -> None:
 
 def _failed(order: Order, error: Exception) -> Reply:
     return wire.answer(order, error=f"{type(error).__name__}: {error}")
-
-
-def _same(reply: Reply, order: Order) -> bool:
-    return (reply.epoch, reply.round, reply.session) == (order.epoch, order.round, order.session)
 
 
 def _same_user(connection: socket.socket) -> bool:

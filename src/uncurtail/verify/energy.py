@@ -3,6 +3,7 @@
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from uncurtail.core.events import SitePhase, iso
@@ -61,7 +62,7 @@ def emissions_add_up(run: Evidence) -> Finding:
         highest = max((r.value or 0.0 for r in run.readings.get(site, [])), default=0.0)
         told, found = ledger.total(site=site), again.total(site=site)
         slack = {"emissions_g": slack_j / J_PER_KWH * highest}
-        for what in ("emissions_g", "clean_j", "unpriced_j"):
+        for what in ("emissions_g", "clean_j", "unpriced_j", "solar_j", "battery_j", "stored_j"):
             left, right = getattr(told, what), getattr(found, what)
             absolute = slack.get(what, slack_j)
             if not agree(left, right, relative=EMISSIONS_RELATIVE, absolute=absolute):
@@ -108,6 +109,9 @@ def _row_problems(run: Evidence) -> Iterator[str]:
         for segment in (row.segment for row in rows):
             if segment.end <= segment.start:
                 yield f"power.csv of {site} has an empty or negative row at {iso(segment.start)}"
+            if site in sections and (sections[site].microgrid is None) != (segment.flow is None):
+                what = "has a charge" if segment.flow is not None else "has no charge"
+                yield f"power.csv of {site} at {iso(segment.start)} {what}: other than its config"
             if site in sections:
                 expected = sections[site].power_w(Phase(segment.phase))
                 if not agree(segment.power_w, expected, relative=DIGITS_RELATIVE, absolute=0.0):
@@ -120,14 +124,22 @@ def _row_problems(run: Evidence) -> Iterator[str]:
 
 
 def _series_j(run: Evidence, until: float | None) -> ByPhase:
-    """Joules that the feed drew, until a time or altogether."""
+    """Joules that the feed drew, and the site's own, until a time or altogether."""
     total: ByPhase = defaultdict(float)
     for site, rows in run.power.items():
         for row in rows:
             segment = row.segment
             end = segment.end if until is None else min(segment.end, until)
-            total[site, segment.phase] += row.grid_power_w * max(0.0, end - segment.start)
+            total[site, segment.phase] += _load_w(row) * max(0.0, end - segment.start)
     return total
+
+
+def _load_w(row: PowerRow) -> float:
+    """What the machines drew: from the grid, and from the site's own sun and battery."""
+    flow = row.segment.flow
+    if flow is None:
+        return row.grid_power_w
+    return row.grid_power_w - flow.grid_charge_w + flow.solar_w + flow.battery_w
 
 
 def _events_j(run: Evidence) -> ByPhase:
@@ -172,7 +184,7 @@ def _intensity_problems(run: Evidence) -> Iterator[str]:
     for site, rows in run.power.items():
         readings = run.readings.get(site, [])
         for segment in (row.segment for row in rows):
-            value = _in_force(readings, segment.start)
+            value = _value(readings, segment.start)
             told = segment.intensity_g_per_kwh
             same = (
                 told == value
@@ -192,14 +204,26 @@ def _priced(row: PowerRow, readings: Sequence[Reading], until: float) -> Iterato
     edges = [segment.start, *(reading.t for reading in readings[first:last]), end]
     for start, stop in pairwise(edges):
         if stop > start:
-            value = _in_force(readings, start)
-            yield Segment(segment.site, segment.phase, start, stop, row.grid_power_w, value)
+            value = _value(readings, start)
+            yield replace(
+                segment,
+                start=start,
+                end=stop,
+                power_w=_load_w(row),
+                intensity_g_per_kwh=value,
+            )
 
 
-def _in_force(readings: Sequence[Reading], t: float) -> float | None:
+def _value(readings: Sequence[Reading], t: float) -> float | None:
     """The newest reading's value, however old; None where there is none or it was unknown."""
+    reading = in_force(readings, t)
+    return None if reading is None else reading.value
+
+
+def in_force(readings: Sequence[Reading], t: float) -> Reading | None:
+    """The newest reading that was known at `t`, however old."""
     index = bisect_right(readings, t, key=_time) - 1
-    return None if index < 0 else readings[index].value
+    return None if index < 0 else readings[index]
 
 
 def _time(reading: Reading) -> float:

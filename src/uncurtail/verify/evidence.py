@@ -24,8 +24,8 @@ T = TypeVar("T")
 
 # A tick is late by a second at most, and what it decides takes effect within another.
 TOLERANCE_WALL_S = 2.0
-# The header of run folders from before readings said their kind.
-READINGS_BEFORE = READINGS[:3]
+# The headers of run folders from before readings said their kind, and power its source.
+BEFORE = {READINGS: READINGS[:3], POWER: POWER[:7]}
 # Problems told in full; the rest is counted.
 TOLD = 3
 # What a damaged file makes its readers and users raise.
@@ -183,7 +183,7 @@ class Evidence:
     ) -> list[T]:
         path = f"series/{name}.csv"
         with_header = self._read(path, lambda: (_first_line(self.folder.path / path), reader()))
-        headers = [columns, READINGS_BEFORE] if columns is READINGS else [columns]
+        headers = [columns, BEFORE.get(columns, columns)]
         if with_header[0] not in [",".join(header) for header in headers]:
             raise EvidenceError(f"{path} does not begin with its header: restore it")
         return with_header[1]

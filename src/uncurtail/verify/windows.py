@@ -1,4 +1,8 @@
-"""Training only on power known to be curtailed: the readings, judged again, against what ran."""
+"""Training only on power known to be clean: the readings, judged again, against what ran.
+
+Curtailed is the grid by its readings; clean, too, is what a site's own sun and battery give, while
+they give all of it: then the grid may be dirty, or unknown.
+"""
 
 import math
 from bisect import bisect_right
@@ -11,6 +15,8 @@ from uncurtail.core.signals import Reading, usable
 from uncurtail.verify.evidence import Evidence, Finding, judged
 
 Stretch = tuple[float, float]
+# A share of the load this small is what a row that is cut at whole milliseconds may leave over.
+NOTHING_SHARE = 1e-3
 
 
 def only_in_windows(run: Evidence) -> Finding:
@@ -21,13 +27,19 @@ def only_in_windows(run: Evidence) -> Finding:
     found = {site: windows(policy, rows) for site, rows in run.readings.items()}
     lingers_s = getattr(policy, "linger_s", 0.0)
     open_ = {site: _widened(found[site], late_s + lingers_s) for site in found}
+    clean = {
+        site: _widened([*open_[site], *_carried(run, site, (Phase.TRAINING,))], 0.0)
+        for site in found
+    }
     problems = [
         f"{site} trains outside its windows {iso(start)} - {iso(end)}"
-        for site, start, end in _outside(run, Phase.TRAINING, open_)
+        for site, start, end in _outside(run, Phase.TRAINING, clean)
     ]
+    # Its first steps are taken before a tick has seen that the site trains.
+    alone = {site: _carried(run, site, (Phase.IDLE, Phase.TRAINING)) for site in found}
     draining = {site: _widened(_stretches(run, site, Phase.DRAINING), late_s) for site in run.power}
     for t, step in run.steps:
-        if not any(_covers(where.get(step.site, []), t, t) for where in (open_, draining)):
+        if not any(_covers(where.get(step.site, []), t, t) for where in (open_, alone, draining)):
             problems.append(f"{step.site} took step {step.step} outside its windows at {iso(t)}")
     return judged(
         problems,
@@ -40,8 +52,11 @@ def known_power(run: Evidence) -> Finding:
     policy = run.setup.policy
     if isinstance(policy, Always):
         return Finding(None, 'policy.kind is "always": this baseline trains on any power')
+    late_s = run.tolerance_s
+    known = {site: _widened(_known(policy, rows), late_s) for site, rows in run.readings.items()}
     known = {
-        site: _widened(_known(policy, rows), run.tolerance_s) for site, rows in run.readings.items()
+        site: _widened([*known[site], *_carried(run, site, (Phase.TRAINING,))], 0.0)
+        for site in known
     }
     problems = [
         f"{site} trains on unknown power {iso(start)} - {iso(end)}"
@@ -78,6 +93,17 @@ def _known(policy: PolicySection, readings: Sequence[Reading]) -> list[Stretch]:
         for reading, until in _held(readings)
         if usable(reading, reading.t, policy.stale_after_s) is not None
     ]
+
+
+def _carried(run: Evidence, site: str, phases: tuple[Phase, ...]) -> list[Stretch]:
+    """When a site drew nothing from its grid in these phases, and as long as a tick may be late."""
+    rows = (row.segment for row in run.power.get(site, []) if row.segment.phase in phases)
+    alone = [
+        (row.start, row.end)
+        for row in rows
+        if row.flow is not None and row.flow.grid_w <= NOTHING_SHARE * row.power_w
+    ]
+    return _widened(alone, run.tolerance_s)
 
 
 def _held(readings: Sequence[Reading]) -> Iterator[tuple[Reading, float]]:

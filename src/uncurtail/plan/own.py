@@ -1,0 +1,81 @@
+"""A site's own power in virtual time: its battery and sun from event to event, joule by joule."""
+
+from uncurtail.core.fleet import Phase
+from uncurtail.core.ledger import J_PER_KWH, Segment, tally
+from uncurtail.core.microgrid import Microgrid, Own, carried_until, pays_s
+from uncurtail.core.policy import Costs
+from uncurtail.core.signals import Trace
+from uncurtail.plan.integrate import Energy
+
+
+class OwnSite:
+    """The battery and sun of one site, and all that it drew; `soc` is as of the last `draw`."""
+
+    def __init__(
+        self, microgrid: Microgrid, costs: Costs, trace: Trace, price: Trace | None, clean: float
+    ) -> None:
+        """`clean`: the intensity (g/kWh) below which the battery is spared."""
+        self._microgrid = microgrid
+        self._costs = costs
+        self._trace = trace
+        self._price = price
+        self._clean = clean
+        self._carries = False
+        start = (costs.provision_s, costs.provision_power_w)
+        self._pays_s = pays_s(microgrid.section, start, costs.train_power_w)
+        self.soc = microgrid.section.battery_initial_soc
+        self.energy = Energy()
+
+    def draw(self, start: float, end: float, load_w: float, *, known: bool) -> None:
+        """Hold a load over [start, end); `known`: the grid's intensity may be acted on.
+
+        The ledger counts by the newest value, however old, and so does this.
+        """
+        while start < end:
+            value = self._trace.at(start)
+            until = min(end, self._trace.next_change(start))
+            mode = self._microgrid.mode(value if known else None, self._clean)
+            for begin, stop, flow in self._microgrid.walk(self.soc, load_w, (start, until), mode):
+                self._add(Segment("", "", begin, stop, load_w, value, flow))
+                self.soc = flow.soc
+            start = until
+
+    def own(self, now: float) -> Own:
+        """What there is at the end of the last draw."""
+        return self._microgrid.own(self.soc, now, self._costs.train_power_w)
+
+    def carry(self, own: Own, now: float, *, up: bool) -> float | None:
+        """Until when the site may train on its own power alone; None: not now."""
+        start_s = None if up else self._pays_s
+        until = carried_until(self._microgrid.section, own, start_s, now, before=self._carries)
+        self._carries = until is not None
+        return until
+
+    def _add(self, segment: Segment) -> None:
+        found = tally(segment, self._clean)
+        price = 0.0 if self._price is None else self._price.at(segment.start) or 0.0
+        self.energy.add(
+            Energy(
+                found.energy_j,
+                found.emissions_g,
+                found.clean_j,
+                found.unpriced_j,
+                price * found.grid_j / J_PER_KWH,
+                found.solar_j,
+                found.battery_j,
+                found.stored_j,
+            )
+        )
+
+
+def load_w(costs: Costs, phase: Phase, shared: float) -> float:
+    """What a site's machines draw in a phase; of training, the share `shared` is idle."""
+    match phase:
+        case Phase.PROVISIONING:
+            return costs.provision_power_w
+        case Phase.IDLE:
+            return costs.idle_power_w
+        case Phase.TRAINING:
+            return costs.train_power_w - shared * (costs.train_power_w - costs.idle_power_w)
+        case Phase.RELEASED | Phase.DRAINING | Phase.RELEASING:  # the last two take no time here
+            return 0.0

@@ -1,0 +1,70 @@
+"""What a site's trainer speaks to: the run's own planes beside it, or the run's gate from afar."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from uncurtail import wiring
+from uncurtail.adapters.blobs import BlobError
+from uncurtail.adapters.gate_client import PASS_FILE, Gate, Pass
+from uncurtail.adapters.redis import SiteState
+from uncurtail.config import Config
+from uncurtail.errors import UserError
+from uncurtail.lm.data import Corpus
+from uncurtail.lm.manifest import Shard
+from uncurtail.lm.snapshot import INDEX_FILE
+from uncurtail.runfolder import RunFolder
+from uncurtail.site.link import State
+from uncurtail.site.worker import Blobs
+
+
+@dataclass(frozen=True, slots=True)
+class Planes:
+    """The planes of one site.
+
+    `tell` puts a row of its record where the run can see it, and `kept` its snapshot: beside the
+    run both lie there already.
+    """
+
+    state: State
+    blobs: Blobs
+    corpus: Corpus
+    tell: Callable[[Mapping[str, Any]], None]
+    kept: Callable[[Path], None]
+
+
+def planes(folder: RunFolder, config: Config, site: str) -> Planes:
+    """Those of a run's folder, or, in a folder that `uncurtail site join` made, the gate's."""
+    endpoints = wiring.Endpoints.load(folder)
+    data = Path(endpoints.data)
+    leave = Pass.load(folder.private / PASS_FILE)
+    if leave is None:
+        state = SiteState(endpoints.redis_url, folder.run_id, site)
+        return Planes(state, wiring.store(config, folder), Corpus.open(data), _here, _here)
+    gate = Gate(leave)
+
+    def fetch(shard: Shard) -> Path:
+        place = data / "fetched"
+        try:
+            gate.fetch(f"data/{shard.name}", place)
+        except BlobError as error:
+            raise UserError(str(error)) from None
+        return place
+
+    return Planes(gate, gate, Corpus.open(data, fetch), gate.record, lambda s: hand_in(gate, s))
+
+
+def hand_in(gate: Gate, folder: Path) -> None:
+    """Upload the snapshot in a folder, its index last.
+
+    Raises:
+        BlobError: The gate cannot be reached; the older snapshot stays in force there.
+    """
+    for path in sorted(folder.glob("optimizer-*.safetensors")):
+        gate.keep(f"snapshot/{path.name}", path)
+    gate.keep(f"snapshot/{INDEX_FILE}", folder / INDEX_FILE)
+
+
+def _here(_: object) -> None:
+    return

@@ -1,0 +1,1 @@
+"""Pods as processes of this machine, each in namespaces of its own."""

@@ -1,0 +1,91 @@
+"""A site on another machine: all that it knows of its run is one address, and it trains."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.integration.stack import SmallRun
+from uncurtail.adapters import children
+from uncurtail.adapters.gate_client import ADDRESS, AUTHORITY, TOKEN
+from uncurtail.adapters.redis_server import free_port
+from uncurtail.core.events import RoundCommitted, SitePhase, SiteReleased
+from uncurtail.verify import verify
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+
+
+def invited(run: SmallRun, site: str) -> dict[str, str]:
+    """What `uncurtail site invite` tells a person to type on the other machine."""
+    command = [sys.executable, "-m", "uncurtail", "site", "invite", str(run.folder.path), site]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    lines = [line.removeprefix("export ") for line in said.splitlines()]
+    assert lines[-1] == "uncurtail site join"
+    variables = dict(line.split("=", 1) for line in lines[:-1])
+    assert variables.keys() == {ADDRESS, AUTHORITY, TOKEN, children.SITE}
+    return variables
+
+
+@pytest.fixture
+def machines(tmp_path):
+    """Starts machines elsewhere, each with a home of its own, and leaves none."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(name: str, variables: dict[str, str]) -> subprocess.Popen[bytes]:
+        home = tmp_path / name
+        home.mkdir(exist_ok=True)
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("UNCURTAIL_")}
+        with (home / "output").open("ab") as output:
+            machine = subprocess.Popen(
+                [sys.executable, "-m", "uncurtail", "site", "join", "--home", str(home)],
+                env={**environment, **variables},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        started.append(machine)
+        return machine
+
+    yield start
+    for machine in started:
+        if machine.poll() is None:
+            os.killpg(machine.pid, signal.SIGKILL)
+            machine.wait(10)
+    for home in tmp_path.glob("*/small-*"):
+        for site in ("north", "south"):
+            children.kill_marked(f"{home.name}@{site}")
+
+
+def test_a_site_elsewhere_trains_through_the_gate_and_is_verified(small_run, machines, tmp_path):
+    windows = {"north": [(0, 100)], "south": [(5, 100)]}
+    run = small_run(minutes=110, windows=windows, speed=90.0, round_s=1200.0)
+    settings = [
+        f"gate.address=127.0.0.1:{free_port()}",
+        "gate.listen=127.0.0.1",
+        "sites.south.kind=static",
+    ]
+    run.start(*(part for setting in settings for part in ("--set", setting)))
+    run.until(lambda events: any(isinstance(e, SitePhase) for e in events), 90)
+    machine = machines("elsewhere", invited(run, "south"))
+    assert run.wait(250) == 0, run.output()[-3000:]
+    events = run.events()
+    log = (tmp_path / "elsewhere" / "output").read_text()
+
+    merged = [e.sites for e in events if isinstance(e, RoundCommitted)]
+    assert any("south" in sites for sites in merged), log
+    assert {e.cause for e in events if isinstance(e, SiteReleased)} == {"drained"}
+    assert [c for c in verify(run.folder) if c.passed is False] == []
+
+    home = tmp_path / "elsewhere" / run.folder.run_id
+    assert (home / "sites" / "south" / "consumed.jsonl").read_bytes() == (
+        run.folder.site("south") / "consumed.jsonl"
+    ).read_bytes()
+    assert (run.folder.site("south") / "snapshot" / "snapshot.json").exists(), "it outlives it"
+    assert not (home / "private" / "gate.secret").exists()
+    secrets = [p for p in home.rglob("*") if p.is_file() and b"redis://" in p.read_bytes()]
+    assert secrets == [], "it knows of no server but the gate"
+    machine.send_signal(signal.SIGTERM)
+    assert machine.wait(60) == 0
+    assert children.marked(f"{run.folder.run_id}@south") == []
