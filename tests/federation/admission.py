@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import warnings
 from typing import Any
 
 NEEDS = [name for name in ("cel", "jsonschema") if importlib.util.find_spec(name) is None]
@@ -19,6 +20,16 @@ def admitted(manifest, crd) -> tuple[dict[str, Any], list[str]]:
     if not errors:
         errors = [*_duplicates(made, schema), *_broken_rules(made, schema)]
     return made, errors
+
+
+def holds(rule, value) -> bool:
+    """The verdict of a CEL rule."""
+    with warnings.catch_warnings():
+        # typer, which the engine's package imports, reads a name that its newest click calls old.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import cel
+
+    return bool(cel.evaluate(rule, {"self": value}))
 
 
 def with_defaults(value, schema):
@@ -67,12 +78,10 @@ def _duplicates(value, schema) -> list[str]:
 
 
 def _broken_rules(value, schema) -> list[str]:
-    import cel
-
     found = [
         rule["message"]
         for rule in schema.get("x-kubernetes-validations", [])
-        if not cel.evaluate(rule["rule"], {"self": value})
+        if not holds(rule["rule"], value)
     ]
     for name, each in schema.get("properties", {}).items():
         if isinstance(value, dict) and name in value:

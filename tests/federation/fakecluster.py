@@ -21,7 +21,7 @@ from uncurtail.operator.actions import (
     Scale,
     Update,
 )
-from uncurtail.operator.names import DRAIN_REQUESTED_AT, DRAINED
+from uncurtail.operator.names import DRAIN_REQUESTED_AT, DRAINED, POOL_LABEL
 from uncurtail.operator.observed import Observed, Ref, ref_of, unix_or_none
 from uncurtail.operator.plan import WORKLOADS
 from uncurtail.operator.reconcile import ApiError, Outcome, reconcile
@@ -41,6 +41,7 @@ class FakeCluster:
         self.actions: list[Action] = []
         self.ended: list[tuple[str, str]] = []  # pods that were stopped, and how
         self.refuse: str | None = None
+        self.fail_after: int | None = None  # so many actions succeed, the next ones do not
         self.most_kinds_at_once = 0
         self._uids = itertools.count(1)
 
@@ -95,8 +96,13 @@ class FakeCluster:
     def pod_names(self) -> list[str]:
         return sorted(name for name in self.pods if "supernode" in name)
 
-    def kinds_with_pods(self) -> set[str]:
-        owners = [pod["metadata"]["ownerReferences"] for pod in self._supernodes()]
+    def kinds_with_pods(self, pool="gpu") -> set[str]:
+        """Of the workloads that a pool's pods belong to."""
+        owners = [
+            pod["metadata"]["ownerReferences"]
+            for pod in self.pods.values()
+            if pod["metadata"]["labels"].get(POOL_LABEL) == pool
+        ]
         return {owner[0]["kind"] for owner in owners if owner}
 
     def condition(self, kind) -> str:
@@ -104,9 +110,6 @@ class FakeCluster:
 
     def message(self, kind) -> str:
         return next(str(c["message"]) for c in self.status["conditions"] if c["type"] == kind)
-
-    def _supernodes(self):
-        return [pod for name, pod in self.pods.items() if "supernode" in name]
 
     # -- the Cluster of the operator --
 
@@ -120,8 +123,12 @@ class FakeCluster:
         self.events += events
 
     def apply(self, action: Action) -> None:
+        if self.fail_after is not None:
+            self.fail_after -= 1
+            if self.fail_after < 0:
+                raise ApiError("conflict", transient=True)
         if self.refuse is not None:
-            raise ApiError(self.refuse, transient=False)
+            raise ApiError(self.refuse, transient=self.refuse == "conflict")
         self.actions.append(action)
         match action:
             case Create(manifest=wanted):
@@ -177,7 +184,9 @@ class FakeCluster:
         for ref in sorted(self.objects):
             if ref.kind in WORKLOADS:
                 self._run(ref)
-        self.most_kinds_at_once = max(self.most_kinds_at_once, len(self.kinds_with_pods()))
+        for pool in ("gpu", "cpu"):
+            now = len(self.kinds_with_pods(pool))
+            self.most_kinds_at_once = max(self.most_kinds_at_once, now)
 
     def _run(self, ref) -> None:
         found = self.objects[ref]
@@ -235,7 +244,10 @@ class FakeCluster:
 
 def stored(wanted) -> dict[str, Any]:
     """As the API server keeps it: with its defaults, without what is empty, in its own numbers."""
-    made: dict[str, Any] = _canonical(copy.deepcopy(wanted))
+    made: dict[str, Any] = copy.deepcopy(wanted)
+    if wanted["kind"] == "SuperNodePool":
+        return made  # a custom resource is kept as it came
+    made = _canonical(made)
     template = made.get("spec", {}).get("template")
     if template:
         template["spec"] |= {"restartPolicy": "Always", "dnsPolicy": "ClusterFirst"}
@@ -250,7 +262,7 @@ def stored(wanted) -> dict[str, Any]:
 def _canonical(value):
     if isinstance(value, dict):
         cleaned = {key: _canonical(each) for key, each in value.items()}
-        return {k: v for k, v in cleaned.items() if v not in ({}, [], "", None, False)}
+        return {k: v for k, v in cleaned.items() if v or (v == 0 and v is not False)}
     if isinstance(value, list):
         return [_canonical(each) for each in value]
     milli = re.fullmatch(r"(\d+)000m", value) if isinstance(value, str) else None
