@@ -6,7 +6,7 @@ import warnings
 from typing import Any
 
 NEEDS = [name for name in ("cel", "jsonschema") if importlib.util.find_spec(name) is None]
-MISSING = f"needs the extra kubernetes-test ({', '.join(NEEDS)})"
+MISSING = f"not installed: {', '.join(NEEDS)} (of the extra test)"
 
 
 def admitted(manifest, crd) -> tuple[dict[str, Any], list[str]]:

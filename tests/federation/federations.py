@@ -96,7 +96,7 @@ SECURITY = {
         },
     },
 }
-TEMPLATE = {
+TEMPLATE: dict[str, Any] = {
     "metadata": {"labels": {"team": "ml"}, "annotations": {"note": "kept"}},
     "spec": {
         "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],

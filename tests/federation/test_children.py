@@ -57,6 +57,7 @@ def test_all_gpus_of_a_node_are_mounted_as_each_vendor_wants():
     assert {"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"} in container(nvidia, "supernode")[
         "env"
     ]
+    assert container(nvidia, "supernode")["securityContext"] == {"allowPrivilegeEscalation": False}
     amd = nodes(pool(gpu=GPUS["all-amd"]), isolationMode="process")
     for each in pod(amd)["containers"]:
         assert each["securityContext"] == {"privileged": True}, "no pair that the server refuses"

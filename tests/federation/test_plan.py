@@ -1,12 +1,14 @@
 """A plan leads from what exists to what is wanted, and nothing is stopped before its time."""
 
+import copy
+
 import pytest
 
 from tests.federation.fakecluster import FakeCluster
 from tests.federation.federations import VOLUMES, children, manifest, pool
-from uncurtail.operator.actions import Annotate, Delete, Scale, Update
+from uncurtail.operator.actions import Annotate, Create, Delete, Scale, Update
 from uncurtail.operator.names import DRAIN_REQUESTED_AT
-from uncurtail.operator.observed import Observed, Ref
+from uncurtail.operator.observed import Observed, Ref, ref_of
 from uncurtail.operator.plan import plan
 
 NODES = Ref("StatefulSet", "fed-supernode-gpu")
@@ -42,9 +44,8 @@ def reasons(cluster) -> list[str]:
 def test_a_new_federation_is_made_in_order_and_only_once():
     cluster = FakeCluster()
     first = cluster.reconcile(manifest()).plan
-    assert [Ref(a.manifest["kind"], a.manifest["metadata"]["name"]) for a in first.actions] == list(
-        children(manifest())
-    )
+    made = [ref_of(action.manifest) for action in first.actions if isinstance(action, Create)]
+    assert made == list(children(manifest()))
     assert set(kinds(first.actions)) == {"Create"}
     cluster.settle(manifest())
     assert cluster.reconcile(manifest()).plan.actions == ()
@@ -208,15 +209,29 @@ def test_an_index_on_a_daemonset_is_said_and_not_tried_for_ever():
     assert "{index}" in done.status["conditions"][0]["message"]
 
 
-def test_another_ones_object_is_never_touched():
+@pytest.mark.parametrize("ref", [NODES, LINK, Ref("Service", "fed-superlink")], ids=str)
+def test_another_ones_object_is_never_touched(ref):
     cluster = FakeCluster()
-    cluster.add("StatefulSet", "fed-supernode-gpu", owned=False)
+    cluster.add(ref.kind, ref.name, owned=False)
+    before = copy.deepcopy(cluster.objects[ref]["spec"])
     for _ in range(3):
         cluster.reconcile(manifest())
     assert cluster.condition("Degraded") == "True"
-    assert "StatefulSet fed-supernode-gpu" in cluster.message("Degraded")
-    assert cluster.objects[NODES]["spec"]["replicas"] == 1
-    assert cluster.condition("Ready") == "False"
+    assert str(ref) in cluster.message("Degraded")
+    assert cluster.objects[ref]["spec"] == before
+    assert not any(isinstance(action, Delete) for action in cluster.actions)
+
+
+def test_a_workload_of_the_other_kind_leaves_and_the_wanted_one_is_not_disturbed():
+    cluster = running()
+    labels = {"app.kubernetes.io/instance": "fed", "flower.flwr.ai/pool": "gpu"}
+    cluster.add("DaemonSet", DAEMONS.name, labels=labels)
+    cluster.settle(manifest())
+    assert DAEMONS not in cluster.objects
+    told = {action.pod for action in cluster.actions if isinstance(action, Annotate)}
+    assert told == {"fed-supernode-gpu-n0x", "fed-supernode-gpu-n1x"}
+    assert {how for _, how in cluster.ended} == {"told 60 s ago"}
+    assert cluster.pod_names() == ["fed-supernode-gpu-0", "fed-supernode-gpu-1"]
 
 
 def test_what_somebody_edits_is_put_back():

@@ -7,7 +7,7 @@ import pytest
 from tests.federation.federations import children, matrix
 
 missing = importlib.util.find_spec("kubernetes_validate") is None
-pytestmark = pytest.mark.skipif(missing, reason="needs the extra kubernetes-test")
+pytestmark = pytest.mark.skipif(missing, reason="kubernetes-validate is not installed")
 FEDERATIONS = dict(matrix())
 OURS = ("SuperNodePool",)
 # All of them by the newest schemas; every seventh by those of 2023.
