@@ -136,8 +136,7 @@ class FakeCluster:
             case Update(manifest=wanted):
                 self._update(wanted)
             case Delete(ref=ref, uid=uid, propagation=how):
-                assert self.objects[ref]["metadata"]["uid"] == uid
-                self._delete(ref, how)
+                self._delete(ref, uid, how)
             case Scale(ref=ref, replicas=replicas):
                 self.objects[ref]["spec"]["replicas"] = replicas
             case Annotate(pod=pod, key=key, value=value):
@@ -168,7 +167,12 @@ class FakeCluster:
         made |= {"status": found["status"]} if "status" in found else {}
         self.objects[ref] = made
 
-    def _delete(self, ref, how) -> None:
+    def _delete(self, ref, uid, how) -> None:
+        if ref.kind == "Pod":
+            assert self.pods[ref.name]["metadata"]["uid"] == uid
+            self._end(self.pods[ref.name], "deleted")
+            return
+        assert self.objects[ref]["metadata"]["uid"] == uid
         if how == "Orphan":
             del self.objects[ref]
             for pod in self._of(ref):
@@ -215,6 +219,7 @@ class FakeCluster:
             "kind": "Pod",
             "metadata": {
                 "name": name,
+                "uid": f"u{next(self._uids)}",
                 "labels": dict(found["spec"]["template"]["metadata"]["labels"]),
                 "ownerReferences": [{"kind": ref.kind, "name": ref.name, "controller": True}],
             },

@@ -86,7 +86,7 @@ def test_the_operator_may_do_what_a_plan_may_ask_for():
     for kind in kinds:
         assert {"create", "patch", "delete", "list", "watch"} <= verbs[PLURALS[kind]], kind
     assert {"list", "watch", "delete"} <= verbs["apps", "deployments"]
-    assert {"list", "watch", "patch"} <= verbs["", "pods"]
+    assert {"list", "watch", "patch", "delete"} <= verbs["", "pods"]
     assert "patch" in verbs["flwr.exalsius.ai", "federations/status"]
     assert "patch" in verbs["flwr.exalsius.ai", "supernodepools/status"]
 
@@ -97,9 +97,10 @@ def test_the_operator_may_do_no_more():
     for (group, resource), may in verbs.items():
         assert "*" not in (group, resource, *may)
         assert resource not in ("secrets", "pods/exec", "pods/portforward", "nodes")
-        if (group, resource) not in made and resource not in ("events", "deployments"):
+        if (group, resource) not in made and resource not in ("events", "deployments", "pods"):
             assert not may & {"create", "delete"}, resource
     assert not verbs["apps", "deployments"] & {"create", "patch", "update"}
+    assert "create" not in verbs["", "pods"]
 
 
 def test_the_operator_runs_without_privileges():

@@ -8,8 +8,9 @@ from tests.federation.fakecluster import FakeCluster
 from tests.federation.federations import VOLUMES, children, manifest, pool
 from uncurtail.operator.actions import Annotate, Create, Delete, Scale, Update
 from uncurtail.operator.names import DRAIN_REQUESTED_AT
-from uncurtail.operator.observed import Observed, Ref, ref_of
+from uncurtail.operator.observed import Observed, Ref, abandoned, ref_of
 from uncurtail.operator.plan import plan
+from uncurtail.operator.spec import Federation
 
 NODES = Ref("StatefulSet", "fed-supernode-gpu")
 DAEMONS = Ref("DaemonSet", "fed-supernode-gpu")
@@ -174,6 +175,42 @@ def test_a_fixed_field_that_changes_in_mid_drain_ends_nobody_early():
     cluster.settle(changed)
     assert {how for _, how in cluster.ended} == {"told 60 s ago"}
     assert cluster.pod_names() == ["fed-supernode-gpu-0"]
+
+
+def between_two_statefulsets() -> FakeCluster:
+    """The old one is deleted without its pods, the new one is not made yet."""
+    cluster = running()
+    cluster.reconcile(manifest(pool(**VOLUMES["claims"])))
+    assert NODES not in cluster.objects
+    assert len(cluster.pod_names()) == 2
+    return cluster
+
+
+@pytest.mark.parametrize(
+    "later",
+    [manifest(mode="DaemonSet"), manifest(pool("cpu")), deleted(manifest())],
+    ids=["other-kind", "pool-removed", "deleted"],
+)
+def test_pods_that_their_statefulset_left_are_drained_and_not_forgotten(later):
+    cluster = between_two_statefulsets()
+    for _ in range(10):
+        outcome = cluster.reconcile(later)
+        cluster.now += outcome.wake_s if outcome.wake_s < 300.0 else 1.0
+    assert sorted(cluster.ended) == [
+        ("fed-supernode-gpu-0", "told 60 s ago"),
+        ("fed-supernode-gpu-1", "told 60 s ago"),
+    ]
+    assert outcome.plan.finished == ("deletionTimestamp" in later["metadata"])
+    assert cluster.most_kinds_at_once == 1
+
+
+def test_a_pod_of_somebody_else_is_never_deleted():
+    cluster = running()
+    pod = cluster.pods["fed-supernode-gpu-1"]
+    pod["metadata"]["ownerReferences"] = []
+    pod["metadata"]["labels"]["app.kubernetes.io/managed-by"] = "somebody"
+    observed = cluster.observe(manifest(pool("cpu")))
+    assert abandoned(observed.pods, Federation.of(manifest(pool("cpu"))), ()) == {}
 
 
 def test_an_update_leaves_the_scale_alone():

@@ -15,7 +15,8 @@ FIXED_HASH = f"{GROUP}/fixed-hash"  # of the fields that the API server lets nob
 DRAIN_REQUESTED_AT = f"{GROUP}/drain-requested-at"
 DRAINED = f"{GROUP}/drained"
 
-# labels beside the recommended ones
+# labels, and the recommended ones beside them
+MANAGER = "uncurtail-operator"
 FEDERATION_LABEL = "flower.flwr.ai/federation"
 COMPONENT_LABEL = "flower.flwr.ai/component"
 POOL_LABEL = "flower.flwr.ai/pool"
@@ -39,7 +40,12 @@ def superlink_name(federation: Federation) -> str:
 
 def supernodes_name(federation: Federation, pool: Pool) -> str:
     """Of a pool's workload, Service, SuperNodePool and the rest."""
-    return f"{federation.name}-supernode-{pool.name}"
+    return workload_name(federation, pool.name)
+
+
+def workload_name(federation: Federation, pool: str) -> str:
+    """The same for a pool that may not be in the spec any more."""
+    return f"{federation.name}-supernode-{pool}"
 
 
 def selector(federation: Federation, pool: Pool | None = None) -> dict[str, str]:
@@ -58,7 +64,7 @@ def labels(federation: Federation, pool: Pool | None = None) -> dict[str, str]:
         **selector(federation, pool),
         # A label ends at 63 characters, and "pool-" may be 5 too many.
         "app.kubernetes.io/component": component[:63].rstrip("-"),
-        "app.kubernetes.io/managed-by": "uncurtail-operator",
+        "app.kubernetes.io/managed-by": MANAGER,
         FEDERATION_LABEL: federation.name,
         COMPONENT_LABEL: "superlink" if pool is None else "supernode",
     }

@@ -1,7 +1,7 @@
 """What exists: the child objects and pods of a Federation, as the API server lists them."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -71,6 +71,29 @@ def pods_of(
         and _controller(pod) in (None, workload)
     ]
     return sorted(found, key=lambda pod: str(pod["metadata"]["name"]))
+
+
+def abandoned(
+    pods: Iterable[Manifest], federation: Federation, wanted: Container[Ref]
+) -> dict[str, list[Manifest]]:
+    """Pods of ours that nobody controls and no wanted StatefulSet will take over, by pool.
+
+    A StatefulSet that is made anew leaves its pods for a moment; should it not be wanted any more
+    by then, nobody else would ever end them.
+    """
+    ours = {
+        "app.kubernetes.io/instance": federation.name,
+        "app.kubernetes.io/managed-by": names.MANAGER,
+    }
+    left: dict[str, list[Manifest]] = {}
+    for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["name"])):
+        pool = pool_label(pod)
+        if pool is None or is_ending(pod) or _controller(pod) is not None:
+            continue
+        taken = Ref("StatefulSet", names.workload_name(federation, pool)) in wanted
+        if not taken and ours.items() <= (pod["metadata"].get("labels") or {}).items():
+            left.setdefault(pool, []).append(pod)
+    return left
 
 
 def _controller(pod: Manifest) -> Ref | None:

@@ -4,7 +4,7 @@ A plan compares states and remembers nothing: carried out wholly, partly or twic
 goes on from what it finds. What has to wait (a drain, a deletion) is left out until its turn.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,6 +17,7 @@ from uncurtail.operator.fields import Manifest
 from uncurtail.operator.observed import (
     Observed,
     Ref,
+    abandoned,
     declared_replicas,
     is_ending,
     is_owned,
@@ -85,12 +86,14 @@ class _Build:
         self._taken: list[str] = []
         self._actions: list[Action] = []
         self._events: list[Event] = []
-        self._steps: dict[str, Step] = {}
-        self._leaving: list[Step] = []  # of workloads that nobody wants any more
+        self._steps: dict[str, list[Step]] = {}
+        self._abandoned: dict[str, list[Manifest]] = {}
 
     def plan(self) -> Plan:
         wanted = build_children(self._federation)
+        refs = {ref_of(child) for child in wanted}
         pools = {pool.name: pool for pool in self._federation.spec.supernodes.pools}
+        self._abandoned = abandoned(self._observed.pods, self._federation, refs)
         for child in wanted:
             pool = pools.get(pool_label(child) or "")
             if pool is not None and child["kind"] in WORKLOADS:
@@ -99,7 +102,7 @@ class _Build:
                 self._scale(child, pool)
             else:
                 self._plain(child)
-        self._strays({ref_of(child) for child in wanted})
+        self._strays(refs)
         return self._finish()
 
     def _plain(self, child: Manifest) -> None:
@@ -175,7 +178,7 @@ class _Build:
         if any(Ref(kind, name) in self._found for kind in WORKLOADS):
             return
         if child["kind"] == "DaemonSet":
-            if not self._paused(pool):
+            if not self._paused(pool) and pool.name not in self._abandoned:
                 self._create(child)
             return
         # Pods left by a StatefulSet that was made anew: it must not end them before they are done.
@@ -192,7 +195,7 @@ class _Build:
     def _scaled(self, found: Manifest, pool: Pool, pods: Sequence[Manifest]) -> Step:
         if found["kind"] == "DaemonSet":
             return stay_step(pool.name, pods)
-        times = (self._now, float(self._federation.drain_of(pool).timeout_seconds))
+        times = (self._now, self._timeout_s(pool.name))
         return scale_step(pool.name, found, pods, self._wanted(pool), times)
 
     def _wanted(self, pool: Pool) -> int:
@@ -218,17 +221,22 @@ class _Build:
                 self._leave(pool, found, self._pods(pool, ref), "not wanted any more")
             else:
                 self._delete(found, "Foreground", "not wanted any more")
+        for pool, pods in self._abandoned.items():
+            step = leave_step(pool, pods, self._now, self._timeout_s(pool))
+            self._take(pool, step)
+            for pod in pods:
+                if pod["metadata"]["name"] not in step.drained.waiting:
+                    self._delete({**pod, "kind": "Pod"}, "Foreground", "left by its workload")
 
     def _leave(self, pool: str, found: Manifest, pods: Sequence[Manifest], reason: str) -> None:
         """Drain a whole workload, then delete it with its pods."""
-        specs = {each.name: each for each in self._federation.spec.supernodes.pools}
-        drains = self._federation.spec.drain
-        if pool in specs:
-            drains = self._federation.drain_of(specs[pool])
-        step = leave_step(pool, pods, self._now, float(drains.timeout_seconds))
+        step = leave_step(pool, pods, self._now, self._timeout_s(pool))
         self._take(pool, step)
         if step.done:
             self._delete(found, "Foreground", reason)
+
+    def _timeout_s(self, pool: str) -> float:
+        return self._federation.drain_timeout_s(pool)
 
     def _pods(self, pool: str, workload: Ref) -> list[Manifest]:
         return pods_of(self._observed.pods, self._federation, pool, workload)
@@ -236,7 +244,7 @@ class _Build:
     def _take(self, pool: str, step: Step) -> None:
         self._actions += step.actions
         self._events += step.events
-        self._steps[pool] = step
+        self._steps.setdefault(pool, []).append(step)
 
     def _create(self, child: Manifest) -> None:
         self._actions.append(Create(child))
@@ -273,12 +281,11 @@ class _Build:
             ),
             self._now,
         )
-        wakes = [s.drained.wake_s for s in self._steps.values() if s.drained.wake_s is not None]
         return Plan(
             tuple(self._actions),
             (*self._events, *said.events),
             said.status,
-            wake_s=min([RESYNC_S, *wakes]),
+            wake_s=_wake_s(step for steps in self._steps.values() for step in steps),
         )
 
     def _link_ready(self) -> bool:
@@ -289,7 +296,7 @@ class _Build:
         kind = self._federation.spec.mode
         found = self._found.get(Ref(kind, names.supernodes_name(self._federation, pool)), {})
         live = found.get("status") or {}
-        step = self._steps.get(pool.name, Step())
+        steps = self._steps.get(pool.name, [])
         stateful = kind == "StatefulSet"
         scheduled = 0 if self._paused(pool) else int(live.get("desiredNumberScheduled", 0))
         return status.PoolView(
@@ -299,7 +306,7 @@ class _Build:
             existing=int(live.get("replicas" if stateful else "currentNumberScheduled", 0)),
             ready=int(live.get("readyReplicas" if stateful else "numberReady", 0)),
             paused=self._paused(pool),
-            draining=step.drained.waiting,
+            draining=tuple(name for step in steps for name in step.drained.waiting),
             present=bool(found),
         )
 
@@ -317,34 +324,39 @@ class _Build:
         return [] if found.get("status") == said else [PatchStatus(ref_of(found), said)]
 
 
+def _wake_s(steps: Iterable[Step]) -> float:
+    """When the first of these drains runs out of time."""
+    wakes = [step.drained.wake_s for step in steps]
+    return min([RESYNC_S, *(wake_s for wake_s in wakes if wake_s is not None)])
+
+
 def _teardown(federation: Federation, observed: Observed, now: float) -> Plan:
     """Drain every pool and end its workload; the garbage collector takes the rest."""
-    actions: list[Action] = []
-    events: list[Event] = []
-    wakes: list[float] = []
-    specs = {pool.name: pool for pool in federation.spec.supernodes.pools}
+    ending: list[tuple[str, Manifest, list[Manifest]]] = []
     left = False
     for found in sorted(observed.children, key=ref_of):
         pool = pool_label(found)
         if pool is None or found["kind"] not in WORKLOADS or not is_owned(found, federation):
             continue
         left = True
-        if is_ending(found):
-            continue
-        drains = federation.drain_of(specs[pool]) if pool in specs else federation.spec.drain
-        pods = pods_of(observed.pods, federation, pool, ref_of(found))
-        step = leave_step(pool, pods, now, float(drains.timeout_seconds))
+        if not is_ending(found):
+            pods = pods_of(observed.pods, federation, pool, ref_of(found))
+            ending.append((pool, found, pods))
+    for pool, pods in abandoned(observed.pods, federation, ()).items():
+        ending += [(pool, {**pod, "kind": "Pod"}, [pod]) for pod in pods]
+    actions: list[Action] = []
+    steps: list[Step] = []
+    for pool, found, pods in ending:
+        step = leave_step(pool, pods, now, federation.drain_timeout_s(pool))
+        steps.append(step)
         actions += step.actions
-        events += step.events
-        if step.drained.wake_s is not None:
-            wakes.append(step.drained.wake_s)
         if step.done:
             uid = str(found["metadata"].get("uid", ""))
             actions.append(Delete(ref_of(found), uid, "Foreground", "the Federation is deleted"))
     return Plan(
         tuple(actions),
-        tuple(events),
+        tuple(event for step in steps for event in step.events),
         dict(observed.status),
-        wake_s=min([RESYNC_S, *wakes]),
-        finished=not left,
+        wake_s=_wake_s(steps),
+        finished=not left and not ending,
     )

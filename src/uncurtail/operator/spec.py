@@ -192,3 +192,9 @@ class Federation:
     def drain_of(self, pool: Pool) -> Drain:
         """How this pool's SuperNodes leave."""
         return self.spec.drain if pool.drain is None else pool.drain
+
+    def drain_timeout_s(self, pool: str) -> float:
+        """How long they may take, of a pool that may not be in the spec any more."""
+        found = [each for each in self.spec.supernodes.pools if each.name == pool]
+        drain = self.drain_of(found[0]) if found else self.spec.drain
+        return float(drain.timeout_seconds)
