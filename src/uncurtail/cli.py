@@ -6,7 +6,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from uncurtail import __version__, energycli, fleetcli
+from uncurtail import __version__, energycli, fleetcli, operatorcli
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,6 +24,7 @@ tokenizer_app = typer.Typer(no_args_is_help=True, help="From text to a vocabular
 app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(energycli.app, name="energy")
 app.add_typer(fleetcli.app, name="fleet")
+app.add_typer(operatorcli.app, name="operator")
 
 RunFolderPath = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/demo-20260601-120000.")
