@@ -42,6 +42,12 @@ STEADY_S = 120.0
 SUPEREXEC_SECRET = "UNCURTAIL_SUPEREXEC_SECRET"
 
 
+def saving_s(config: Config, folder: RunFolder) -> float:
+    """What a run that drains may take longer because a trainer is writing its snapshot."""
+    saving = any(folder.unfinished_snapshot(site).exists() for site in config.sites)
+    return config.fleet.snapshot_timeout_wall_s if saving else 0.0
+
+
 class RunFailedError(UserError):
     """The run cannot go on: one line that says what failed, and where to look."""
 
@@ -243,9 +249,8 @@ class Supervisor:
         """Whether what was asked to stop has had its time; sites that save have more."""
         if self.stop_at is None:
             return False
-        saving = any(self.folder.unfinished_snapshot(site).exists() for site in self.config.sites)
-        saving_s = self.config.fleet.snapshot_timeout_wall_s if saving else 0.0
-        return clock.monotonic() > self.stop_at + self.drain_s + saving_s
+        more_s = saving_s(self.config, self.folder)
+        return clock.monotonic() > self.stop_at + self.drain_s + more_s
 
     def _end(self) -> None:
         for child in self.procs.values():
