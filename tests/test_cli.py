@@ -248,6 +248,22 @@ def test_a_run_goes_on_with_the_data_it_began_with_or_not_at_all(uncurtail, begu
     assert nothing_was_started(begun.path.parent.parent)
 
 
+def test_a_run_that_is_not_over_is_gone_on_with_whatever_was_set(uncurtail, begun):
+    said = complaint(uncurtail("run", "tiny.toml", "--service", "--set", "seed=2"))
+    assert "holds other data than tiny-20260101-000000 began with" in said
+
+
+def test_a_run_is_begun_where_there_is_none(uncurtail):
+    said = complaint(uncurtail("run", "tiny.toml", "--service", "--set", "data.documents=1"))
+    assert "raise data.documents" in said
+
+
+def test_service_and_resume_are_not_said_together(uncurtail):
+    done = uncurtail("run", "tiny.toml", "--service", "--resume")
+    assert done.returncode == 2
+    assert "leave out --resume" in done.stderr
+
+
 def test_a_port_that_is_taken_is_refused(uncurtail, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

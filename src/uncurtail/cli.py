@@ -60,14 +60,25 @@ def run(
         bool, typer.Option("--resume", help="Go on with the newest run of this experiment.")
     ] = False,
     runs: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs"),
+    service: Annotated[
+        bool,
+        typer.Option(
+            "--service", help="Go on with the newest run or begin one; stay when it has ended."
+        ),
+    ] = False,
 ) -> None:
     """Train across the experiment's sites, each only while its region is curtailed.
 
     Everything that is needed is started here and is gone afterwards. Ctrl-C drains and says how
-    to resume.
+    to resume. With --service it may be started again at will, as Kubernetes does.
     """
     from uncurtail.running import run_experiment
+    from uncurtail.service import serve
 
+    if service and resume:
+        raise typer.BadParameter("--service resumes by itself: leave out --resume")
+    if service:
+        raise typer.Exit(serve(experiment, set_ or [], runs))
     raise typer.Exit(run_experiment(experiment, set_ or [], runs, resume=resume))
 
 

@@ -31,16 +31,26 @@ def run_experiment(path: Path, overrides: list[str], runs: Path, *, resume: bool
     Raises:
         UserError: Something in the input or the environment must be mended first.
     """
-    from uncurtail.supervisor import check_port, prepare
-
     settings = config.load(path, overrides)
     folder = _resumable(runs, settings) if resume else None
+    if folder is not None and overrides:
+        raise ConfigError(
+            f"a run goes on with the settings that it began with ({folder.resolved.name}): "
+            "leave out --set, or leave out --resume for a new run"
+        )
+    return carry_out(path, settings, runs, folder)
+
+
+def carry_out(path: Path, settings: Config, runs: Path, folder: RunFolder | None) -> int:
+    """Begin a run with these settings, or go on with the one in `folder` as it began.
+
+    Raises:
+        UserError: Something in the input or the environment must be mended first.
+    """
+    from uncurtail.supervisor import check_port, prepare
+
+    going_on = folder is not None
     if folder is not None:
-        if overrides:
-            raise ConfigError(
-                f"a run goes on with the settings that it began with ({folder.resolved.name}): "
-                "leave out --set, or leave out --resume for a new run"
-            )
         settings = wiring.read_config(folder)
     start = wiring.start_time(settings, clock.wall())
     wiring.check_energy(settings, start)
@@ -54,7 +64,7 @@ def run_experiment(path: Path, overrides: list[str], runs: Path, *, resume: bool
         folder = _create(path, settings, runs)
     note_data(folder.path, data)
     monitor = Monitor(settings, folder, console, start)
-    if resume:
+    if going_on:
         monitor.skip_old()
     supervisor = prepare(settings, folder, monitor, str(data))
     console.print(f"Run folder: {folder.path}", highlight=False, soft_wrap=True)
@@ -127,10 +137,15 @@ def _resumable(runs: Path, settings: Config) -> RunFolder:
     folder = newest(runs, settings.name)
     if folder is None:
         raise ConfigError(f"no run of {settings.name} below {runs}: leave out --resume")
-    events = folder.read_events()
-    if events and isinstance(events[-1], RunEnded) and events[-1].reason != "user":
+    if has_ended(folder):
         raise ConfigError(f"{folder.path.name} has ended: leave out --resume for a new run")
     return folder
+
+
+def has_ended(folder: RunFolder) -> bool:
+    """Whether a run is over for good: one that a user stopped can go on."""
+    events = folder.read_events()
+    return bool(events) and isinstance(events[-1], RunEnded) and events[-1].reason != "user"
 
 
 def _create(path: Path, settings: Config, runs: Path) -> RunFolder:
