@@ -130,7 +130,7 @@ class Api:
 
     def get(self, path: str, selector: str = "") -> Manifest:
         """Read one object, or a list of those with these labels."""
-        return self.call("GET", path, **({"labelSelector": selector} if selector else {}))
+        return self.call("GET", path, labelSelector=selector)
 
     def find(self, path: str) -> Manifest | None:
         """Read an object that may not be there."""

@@ -44,12 +44,15 @@ class Reflector:
         namespace: str | None,
         mirror: Mirror,
         changed: Callable[[Key], None],
+        *,
+        relist_s: float = RELIST_S,
     ) -> None:
         self._source = source
         self._kind = kind
         self._path = kind.path(namespace)
         self._mirror = mirror
         self._changed = changed
+        self._relist_s = relist_s
         self._failures = 0
         self._version = ""
         self._relist_at = 0.0
@@ -72,7 +75,7 @@ class Reflector:
         for key in self._mirror.replace(self._kind.name, things, since):
             self._changed(key)
         self._version = version
-        self._relist_at = clock.monotonic() + RELIST_S
+        self._relist_at = clock.monotonic() + self._relist_s
         self._failures = 0
         self.synced.set()
 
