@@ -159,6 +159,30 @@ def test_a_settled_federation_costs_no_call_and_an_edit_of_a_child_is_undone(
     assert writes(cluster) == after
 
 
+def test_calls_grow_with_what_changes_and_not_with_what_there_is(cluster, admin, operator):
+    names = [f"f{number}" for number in range(12)]
+    for name in names:
+        admin.done(admin.post(FEDERATIONS, federation(pool(replicas=0), name=name)))
+    for name in names:
+        assert cluster.wait_until(holds("Ready", name=name), START_S), operator.said()
+    before = len(settled(cluster))
+    reads = [ask for _, ask in cluster.server.requests if ask.verb == "get"]
+    admin.done(admin.patch(f"{POOLS}/f3-supernode-gpu/scale", {"spec": {"replicas": 1}}, MERGE))
+    assert cluster.wait_until(lambda api: supernodes(api) == ["f3-supernode-gpu-0"])
+    fresh = settled(cluster)[before:]
+    # the scale, its events, and the statuses on the way to one ready pod
+    assert fresh.count(("patch", "statefulsets", "")) == 1
+    assert len(fresh) <= 10, fresh
+    touched = {
+        ask.name
+        for name, ask in cluster.server.requests
+        if name.endswith(":flower") and ask.resource == "federations" and ask.verb == "patch"
+    }
+    assert touched == {*names}
+    again = [ask for _, ask in cluster.server.requests if ask.verb == "get"]
+    assert {a.resource for a in again[len(reads) :]} <= {"leases"}, "what exists is not asked for"
+
+
 def test_a_field_that_cannot_be_changed_makes_the_statefulset_anew_around_its_pods(
     cluster, admin, operator
 ):
