@@ -6,8 +6,15 @@ from typing import Any
 
 from tests.cluster.api import Api
 from tests.cluster.controllers import pods
-from tests.cluster.objects import Json, is_ending, owner_reference, owners_of
+from tests.cluster.objects import (
+    Json,
+    controller_of,
+    is_ending,
+    owner_reference,
+    owners_of,
+)
 from tests.cluster.refusals import ApiError
+from tests.cluster.selectors import by_label_selector
 
 
 @dataclass
@@ -40,6 +47,7 @@ class _One:
 
     def __post_init__(self) -> None:
         self.spec = self.thing["spec"]
+        self._adopt()
         uid = self.thing["metadata"]["uid"]
         self.update = pods.revision_of(self.spec["template"])
         self.templates[uid, self.update] = self.spec["template"]
@@ -54,6 +62,16 @@ class _One:
         if self._fill() and self._shrink():
             self._roll()
         self._write_status()
+
+    def _adopt(self) -> None:
+        """Take over pods that belong here by name and labels, and that nobody controls."""
+        matches = by_label_selector(self.spec["selector"])
+        for pod in self.api.list("pods", self.thing["metadata"]["namespace"]):
+            name, _, number = pod["metadata"]["name"].rpartition("-")
+            ours = name == self.thing["metadata"]["name"] and number.isdecimal()
+            if ours and matches(pod) and controller_of(pod) is None and not is_ending(pod):
+                owners = [*owners_of(pod), owner_reference(self.thing)]
+                self.api.change(pod, _update("metadata", ownerReferences=owners))
 
     def _fill(self) -> bool:
         """Make the pods that are missing; whether all are there and, where order counts, ready."""

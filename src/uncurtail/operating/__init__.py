@@ -1,0 +1,1 @@
+"""The operator at work: plans of `uncurtail.operator`, carried out at an API server."""
