@@ -27,6 +27,8 @@ TOKEN = "UNCURTAIL_SITE_TOKEN"
 
 PASS_FILE = "gate.json"  # in the private part of a folder that joined
 
+# A session that was told to end hands in its work; the snapshot has a time of its own.
+END_WALL_S = 20.0
 STATE_TIMEOUT_S = 2.0  # a heartbeat that takes longer is told by the next
 BULK_TIMEOUT_S = 60.0  # between two pieces
 PIECE_BYTES = 1 << 20
