@@ -2,9 +2,9 @@
 
     python benchmarks/federations.py [--federations 500]
 
-Against the API server of the tests, which is Python and shares our core, so what has calls in it is
-an upper bound. Its controllers are left out, as they look at everything at every change: StatefulSets
-have no pods here. It needs the extras `kubernetes` and `test`.
+Against the API server of the tests, which is Python and shares our core, so what has calls in it
+is an upper bound. Its controllers are left out, as they look at everything at every change:
+StatefulSets have no pods here. It needs the extras `kubernetes` and `test`.
 """
 
 import argparse
@@ -17,10 +17,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from lightkube import KubeConfig
-
 from tests.cluster.clients import MERGE, Rest
 from tests.cluster.cluster import Cluster
 from tests.cluster.operators import FEDERATIONS, POOLS, federation, install
+
 from uncurtail.adapters.kubernetes_api import Api, Stream
 from uncurtail.operating.kinds import CHILDREN, FEDERATION, POD, SELECTOR, Key
 from uncurtail.operating.measures import Measures
@@ -70,11 +70,12 @@ async def measure(count: int, cluster: Cluster) -> None:
     with Rest.of(cluster) as admin:
         install(admin)
         for number in range(count):
-            admin.done(admin.post(FEDERATIONS,
-                                  federation(name=f"f{number}")))
+            admin.done(admin.post(FEDERATIONS, federation(name=f"f{number}")))
         await operator.look()
         keys = sorted(operator.mirror.federations())
-        operator.told(f"{count} new Federations, made one after the other", operator.reconcile(keys))
+        operator.told(
+            f"{count} new Federations, made one after the other", operator.reconcile(keys)
+        )
         while True:  # until statuses say that all is done
             await operator.look()
             took_s = operator.reconcile(keys)

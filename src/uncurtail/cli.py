@@ -268,7 +268,7 @@ def sample(
 def doctor(
     as_json: AsJson = False,
     online: Annotated[
-        bool, typer.Option("--online", help="Also ask energy sources and Exalsius what we may use.")
+        bool, typer.Option("--online", help="Also ask energy sources and clouds what we may use.")
     ] = False,
 ) -> None:
     """Say what is installed, reachable and misconfigured, each with its remedy."""

@@ -54,7 +54,7 @@ def examine(
 ) -> tuple[bool, str]:
     """Look at everything; whether a run can start here, and what to print.
 
-    Energy sources and Exalsius are called only if `online`, at the usual addresses unless
+    Energy sources and clouds are called only if `online`, at the usual addresses unless
     `addresses` holds others (as in [energy], and exalsius_url); without it, their credentials are
     looked for.
     """
@@ -65,6 +65,7 @@ def examine(
         _redis(),
         _energy(addresses or {} if online else None),
         _exalsius(version_of, (addresses or {}).get("exalsius_url"), online=online),
+        _kubernetes(version_of, online=online),
         _device(),
         _room(),
     )
@@ -233,6 +234,34 @@ def _clusters(what: str, token: str, url: str | None) -> Finding:
     except CloudError as error:
         return Finding(what, "does not let us in", str(error))
     return Finding(what, f"clusters: {', '.join(names) or 'none'}")
+
+
+def _kubernetes(version_of: VersionOf, *, online: bool) -> Iterator[Finding]:
+    """Which cluster sites and the operator would use; that there is none is fine."""
+    try:
+        from uncurtail.adapters.kubernetes_api import Api, KubeError, settings
+    except ImportError:
+        return  # said above
+    what, package = "fleet, kubernetes", version_of("lightkube")
+    if package is None:
+        yield Finding(what, "the package lightkube is not installed (extra kubernetes)")
+        return
+    try:
+        found = settings()
+    except UserError:
+        yield Finding(what, "no cluster (no kubeconfig, and this is no pod)")
+        return
+    where = f"context {found.context_name}, {found.cluster.server}"
+    if not online:
+        yield Finding(what, where)
+        return
+    api = Api(found, timeout_s=10.0)
+    try:
+        yield Finding(what, f"{where}, {api.get('/version').get('gitVersion', 'unknown')}")
+    except KubeError as error:
+        yield Finding(what, f"{where}: does not let us in", str(error))
+    finally:
+        api.close()
 
 
 def _device() -> Iterator[Finding]:

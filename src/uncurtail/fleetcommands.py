@@ -25,14 +25,15 @@ def release(path: Path) -> str:
     if not folder.resolved.is_file():
         raise ConfigError(f"{path} is no run folder: name one below runs/")
     config = wiring.read_config(folder)
-    if not provisioning.sites_of(config, "exalsius"):
+    if not provisioning.made_elsewhere(config):
         return f"{folder.run_id} has no machines elsewhere: what it starts here ends with it."
     if children.introduced(folder.private / SUPERVISOR) is not None:
         raise UserError(f"{folder.run_id} is going on: stop it first, it releases its machines")
     provisioning.check(config)
     states = fleet.replay(config.sites, folder.read_events())
     last = {name: state.session for name, state in states.items()}
-    wait_until_gone(config, provisioning.leftovers(config, folder.run_id, last))
+    for left in provisioning.leftovers(config, folder.run_id, last):
+        wait_until_gone(config, left)
     return f"No machine of {folder.run_id} is left."
 
 

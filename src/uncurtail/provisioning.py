@@ -3,19 +3,23 @@
 import os
 from collections.abc import Callable, Collection, Mapping
 
-from uncurtail.adapters import exalsius
+from uncurtail.adapters import exalsius, kubernetes_api
 from uncurtail.adapters.certificates import site_token
 from uncurtail.adapters.children import SESSION, SITE
 from uncurtail.adapters.exalsius import Exalsius
-from uncurtail.adapters.gate_pass import Pass
+from uncurtail.adapters.gate_pass import END_WALL_S, Pass
+from uncurtail.adapters.kubernetes import Kubernetes, Place
+from uncurtail.adapters.kubernetes_api import Api
+from uncurtail.adapters.kubernetes_pod import PodPlace
+from uncurtail.adapters.kubernetes_pool import PoolPlace
 from uncurtail.adapters.processes import ProcessProvisioner
 from uncurtail.adapters.redis import MachineState
-from uncurtail.adapters.remote import RemoteProvisioner
+from uncurtail.adapters.remote import Cloud, RemoteProvisioner
 from uncurtail.adapters.static import SETTINGS, StaticSites
 from uncurtail.config import Config, ConfigError
 from uncurtail.core import slots
 from uncurtail.core.clouds import FleetKind
-from uncurtail.core.nodes import Session
+from uncurtail.core.nodes import RemoteSection, Session
 from uncurtail.ports import Provisioner
 from uncurtail.runfolder import RunFolder
 from uncurtail.sourcing import secret
@@ -57,9 +61,14 @@ def sites_of(config: Config, kind: FleetKind) -> list[str]:
     ]
 
 
+def made_elsewhere(config: Config) -> list[str]:
+    """The sites whose machines the run makes, and has to take away."""
+    return [*sites_of(config, "exalsius"), *sites_of(config, "kubernetes")]
+
+
 def release_wall_s(config: Config) -> float:
     """How long the end of a run may wait for machines elsewhere to be gone; 0 without any."""
-    return config.fleet.remote.release_wall_s if sites_of(config, "exalsius") else 0.0
+    return config.fleet.remote.release_wall_s if made_elsewhere(config) else 0.0
 
 
 def check(config: Config) -> None:
@@ -71,11 +80,14 @@ def check(config: Config) -> None:
     if sites_of(config, "exalsius"):
         exalsius.check()
         exalsius_token()
-    if sites_of(config, "static") and config.gate.address is None:
-        raise ConfigError(
-            'fleet.kind = "static" needs gate.address: HOST:PORT at which those machines reach '
-            "this one"
-        )
+    for context in contexts(config):
+        kubernetes_api.settings(context)
+    for kind in ("static", "kubernetes"):
+        if sites_of(config, kind) and config.gate.address is None:
+            raise ConfigError(
+                f'fleet.kind = "{kind}" needs gate.address: HOST:PORT at which those machines '
+                "reach this one"
+            )
     usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     for name in sites_of(config, "processes"):
         asked = config.sites[name].cpus
@@ -121,16 +133,61 @@ def exalsius_cloud(config: Config, run_id: str, last: Mapping[str, int]) -> Exal
     )
 
 
-def leftovers(config: Config, run_id: str, last: Mapping[str, int]) -> RemoteProvisioner:
-    """Lets go every machine elsewhere that a run left, once it is stepped.
+def contexts(config: Config) -> dict[str | None, list[str]]:
+    """The sites of each Kubernetes cluster, by its context; None is the current one."""
+    found: dict[str | None, list[str]] = {}
+    for name in sites_of(config, "kubernetes"):
+        context = config.sites[name].kubernetes.context or config.fleet.kubernetes.context
+        found.setdefault(context, []).append(name)
+    return found
+
+
+def kubernetes_cloud(
+    config: Config, run_id: str, context: str | None, sites: Collection[str]
+) -> Kubernetes:
+    """The cloud of a run's sites in one cluster."""
+    api = Api(kubernetes_api.settings(context), timeout_s=config.fleet.remote.call_timeout_wall_s)
+    places: dict[str, Place] = {}
+    for name in sites:
+        machine = config.sites[name].kubernetes
+        namespace = machine.namespace or config.fleet.kubernetes.namespace or api.namespace
+        if machine.federation is not None and machine.pool is not None:
+            pool = (machine.federation, machine.pool)
+            places[name] = PoolPlace(api, run_id, name, namespace, *pool)
+        else:
+            grace_s = END_WALL_S + config.fleet.snapshot_timeout_wall_s
+            places[name] = PodPlace(
+                api, run_id, name, machine, namespace=namespace, grace_s=grace_s
+            )
+    return Kubernetes(api, context, places)
+
+
+def clouds(config: Config, run_id: str, last: Mapping[str, int]) -> list[tuple[Cloud, list[str]]]:
+    """Every cloud whose machines the run makes, with its sites."""
+    found: list[tuple[Cloud, list[str]]] = []
+    if sites := sites_of(config, "exalsius"):
+        found.append((exalsius_cloud(config, run_id, last), sites))
+    for context, sites in contexts(config).items():
+        found.append((kubernetes_cloud(config, run_id, context, sites), sites))
+    return found
+
+
+def leftovers(config: Config, run_id: str, last: Mapping[str, int]) -> list[RemoteProvisioner]:
+    """Let go every machine elsewhere that a run left, once they are stepped.
 
     A last call of the run may still come true: for so long its last sessions count as existing.
     """
-    cloud = exalsius_cloud(config, run_id, last)
-    started = [(s, last[s]) for s in sites_of(config, "exalsius") if last.get(s)]
-    return RemoteProvisioner(
-        cloud, (), started, config.fleet.remote, lambda _site, _session: {}, seed=config.seed
-    )
+    return [
+        RemoteProvisioner(
+            cloud,
+            (),
+            [(site, last[site]) for site in sites if last.get(site)],
+            config.fleet.remote,
+            lambda _site, _session: {},
+            seed=config.seed,
+        )
+        for cloud, sites in clouds(config, run_id, last)
+    ]
 
 
 def invitation(config: Config, run: RunFolder, site: str) -> dict[str, str]:
@@ -166,28 +223,19 @@ def provisioner(
         living: Those that an earlier coordinator left living, by the run folder.
     """
     found: dict[str, Provisioner] = {}
-    for kind in sorted({*slots.kinds(config.fleet, config.sites).values()}):
-        sites = sites_of(config, kind)
+    environment = node_environment(config, run)
+
+    def remote(cloud: Cloud, sites: Collection[str], settings: RemoteSection) -> None:
         left = [key for key in living if key[0] in sites]
-        environment = node_environment(config, run)
-        match kind:
-            case "processes":
-                one: Provisioner = ProcessProvisioner(
-                    run, config.sites, config.fleet.snapshot_timeout_wall_s
-                )
-            case "exalsius":
-                cloud = exalsius_cloud(config, run.run_id, last)
-                remote = RemoteProvisioner(
-                    cloud, sites, left, config.fleet.remote, environment, seed=config.seed
-                )
-                remote.start()
-                one = remote
-            case "static":
-                static = StaticSites(MachineState(state, run.run_id, sites), sites, online)
-                remote = RemoteProvisioner(
-                    static, sites, left, SETTINGS, environment, seed=config.seed
-                )
-                remote.start()
-                one = remote
+        one = RemoteProvisioner(cloud, sites, left, settings, environment, seed=config.seed)
+        one.start()
         found.update(dict.fromkeys(sites, one))
+
+    if sites := sites_of(config, "processes"):
+        local = ProcessProvisioner(run, config.sites, config.fleet.snapshot_timeout_wall_s)
+        found.update(dict.fromkeys(sites, local))
+    for cloud, sites in clouds(config, run.run_id, last):
+        remote(cloud, sites, config.fleet.remote)
+    if sites := sites_of(config, "static"):
+        remote(StaticSites(MachineState(state, run.run_id, sites), sites, online), sites, SETTINGS)
     return MixedProvisioner(found)

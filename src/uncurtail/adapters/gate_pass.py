@@ -16,6 +16,8 @@ AUTHORITY = "UNCURTAIL_GATE_CA"
 TOKEN = "UNCURTAIL_SITE_TOKEN"
 
 PASS_FILE = "gate.json"  # in the private part of a folder that joined
+# A session that was told to end hands in its work; the snapshot has a time of its own.
+END_WALL_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)

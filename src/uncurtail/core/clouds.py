@@ -7,9 +7,9 @@ from pydantic import Field, field_validator, model_validator
 
 from uncurtail.core.section import Section
 
-# processes: started here. exalsius: machines of a cluster there. static: somebody else starts
-# them, when the run wants them.
-FleetKind = Literal["processes", "exalsius", "static"]
+# processes: started here. exalsius: machines of a cluster there. kubernetes: pods of a cluster.
+# static: somebody else starts them, when the run wants them.
+FleetKind = Literal["processes", "exalsius", "kubernetes", "static"]
 
 
 class ExalsiusSection(Section):
@@ -46,4 +46,37 @@ class ExalsiusSite(Section):
     def _one_machine(self) -> Self:
         if self.node_id is not None and self.offer_id is not None:
             raise ValueError("name node_id or offer_id, not both")
+        return self
+
+
+class KubernetesSection(Section):
+    """Of sites that do not name their own. Credentials are the kubeconfig's, or the pod's own."""
+
+    context: str | None = Field(default=None, min_length=1)  # unset: the current one
+    namespace: str | None = Field(default=None, min_length=1)  # unset: the context's
+
+
+class KubernetesSite(Section):
+    """A site's pods: a pool of a Federation, which its operator runs, or pods of an image.
+
+    A pool that is named here is this run's alone: its one replica is the site's session.
+    """
+
+    context: str | None = Field(default=None, min_length=1)  # unset: fleet.kubernetes.context
+    namespace: str | None = Field(default=None, min_length=1)
+    federation: str | None = Field(default=None, min_length=1)
+    pool: str | None = Field(default=None, min_length=1)
+    image: str | None = Field(default=None, min_length=1)
+    # Of pods of an image; a pool's are in its Federation.
+    gpus: int = Field(default=0, ge=0)
+    gpu_resource: str = "nvidia.com/gpu"
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    service_account: str | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.federation is None) != (self.pool is None):
+            raise ValueError("federation and pool belong together: name both")
+        if self.federation is not None and self.image is not None:
+            raise ValueError("name federation and pool, or image, not both")
         return self

@@ -10,7 +10,13 @@ from enum import StrEnum
 
 from pydantic import Field
 
-from uncurtail.core.clouds import ExalsiusSection, ExalsiusSite, FleetKind
+from uncurtail.core.clouds import (
+    ExalsiusSection,
+    ExalsiusSite,
+    FleetKind,
+    KubernetesSection,
+    KubernetesSite,
+)
 from uncurtail.core.events import Event, SitePhase, SiteProvisioned, SiteReleased
 from uncurtail.core.microgrid import MicrogridSection
 from uncurtail.core.nodes import RemoteSection
@@ -50,6 +56,7 @@ class SiteSection(Section):
     cuda_devices: str | None = None  # "0,1"
     cpus: str | None = None  # "0-15,32"
     exalsius: ExalsiusSite = ExalsiusSite()
+    kubernetes: KubernetesSite = KubernetesSite()
 
     def power_w(self, phase: Phase) -> float:
         """Watts drawn in a phase; a draining site still finishes its step."""
@@ -86,6 +93,7 @@ class FleetSection(Section):
     max_retry_wall_s: float = Field(default=60.0, gt=0)
     remote: RemoteSection = RemoteSection()
     exalsius: ExalsiusSection = ExalsiusSection()
+    kubernetes: KubernetesSection = KubernetesSection()
 
 
 @dataclass(frozen=True, slots=True)

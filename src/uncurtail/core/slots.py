@@ -45,9 +45,14 @@ def check(fleet: FleetSection, sites: Mapping[str, SiteSection]) -> None:
         _check_slot(name, site)
     _check_apart("GPU", "cuda_devices", {n: gpus(s.cuda_devices or "") for n, s in local.items()})
     _check_apart("CPU", "cpus", {n: cpus(s.cpus) if s.cpus else () for n, s in local.items()})
+    _check_exalsius(fleet, {n: s for n, s in sites.items() if where[n] == "exalsius"})
+    _check_kubernetes(fleet, {n: s for n, s in sites.items() if where[n] == "kubernetes"})
+
+
+def _check_exalsius(fleet: FleetSection, sites: Mapping[str, SiteSection]) -> None:
     nodes: dict[str, list[str]] = {}
-    for name in (name for name in sites if where[name] == "exalsius"):
-        machine = sites[name].exalsius
+    for name, site in sites.items():
+        machine = site.exalsius
         if machine.node_id is None and machine.offer_id is None:
             raise ValueError(
                 f"sites.{name}.exalsius needs node_id (a node of the pool) or offer_id (a new "
@@ -57,6 +62,22 @@ def check(fleet: FleetSection, sites: Mapping[str, SiteSection]) -> None:
             raise ValueError(f"sites.{name} needs exalsius.cluster_id, or fleet.exalsius has one")
         nodes[name] = [machine.node_id] if machine.node_id else []
     _check_apart("node", "exalsius.node_id", nodes)
+
+
+def _check_kubernetes(fleet: FleetSection, sites: Mapping[str, SiteSection]) -> None:
+    pools: dict[str, list[str]] = {}
+    for name, site in sites.items():
+        machine = site.kubernetes
+        if machine.federation is None and machine.image is None:
+            raise ValueError(
+                f"sites.{name}.kubernetes needs federation and pool (of a Federation that the "
+                "operator runs), or image (pods of its own)"
+            )
+        context = machine.context or fleet.kubernetes.context or "the current context"
+        namespace = machine.namespace or fleet.kubernetes.namespace or "its namespace"
+        pool = f"{machine.federation}/{machine.pool} in {namespace} of {context}"
+        pools[name] = [pool] if machine.federation is not None else []
+    _check_apart("pool", "kubernetes.pool", pools)
 
 
 def _check_slot(name: str, site: SiteSection) -> None:

@@ -20,7 +20,7 @@ from uncurtail import config as configuration
 from uncurtail.adapters import certificates, children, clock
 from uncurtail.adapters.blobs import BlobError, UnusableError
 from uncurtail.adapters.gate_client import Gate
-from uncurtail.adapters.gate_pass import PASS_FILE, Pass
+from uncurtail.adapters.gate_pass import END_WALL_S, PASS_FILE, Pass
 from uncurtail.adapters.processes import leader_marks
 from uncurtail.config import Config, place
 from uncurtail.core.rounds import member
@@ -33,8 +33,6 @@ from uncurtail.wiring import Endpoints
 log = logging.getLogger("uncurtail.join")
 
 ASK_EVERY_WALL_S = 1.0
-# A session that was told to end hands in its work; the snapshot has a time of its own.
-END_WALL_S = 20.0
 
 T = TypeVar("T")
 
