@@ -6,7 +6,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from uncurtail import __version__, energycli, fleetcli, operatorcli
+from uncurtail import __version__, deploycli, energycli, fleetcli, operatorcli
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,6 +22,7 @@ data_app = typer.Typer(no_args_is_help=True, help="From text to token shards.")
 app.add_typer(data_app, name="data")
 tokenizer_app = typer.Typer(no_args_is_help=True, help="From text to a vocabulary.")
 app.add_typer(tokenizer_app, name="tokenizer")
+app.add_typer(deploycli.app, name="deploy")
 app.add_typer(energycli.app, name="energy")
 app.add_typer(fleetcli.app, name="fleet")
 app.add_typer(operatorcli.app, name="operator")

@@ -1,0 +1,1 @@
+"""A run on Kubernetes: from an experiment to what each cluster has to be told, and nothing else."""

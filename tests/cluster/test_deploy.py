@@ -1,0 +1,124 @@
+"""What `uncurtail deploy render` prints, by kubectl, on the cluster of the tests."""
+
+from pathlib import Path
+
+import pytest
+
+import uncurtail
+from tests.cluster.controllers.pods import is_up
+from tests.cluster.objects import dig
+from tests.deploy.test_render import CASES
+from uncurtail.deploy.render import Request, render
+from uncurtail.operator.crd import as_yaml, crds
+
+# A run of one process site in a pod: half an hour of curtailed power, then it has ended.
+TINY = """\
+name = "tiny"
+[clock]
+start = "2026-07-24T18:00:00+00:00"
+speed = 60.0
+[run]
+duration_s = {duration_s}
+[policy]
+kind = "always"
+[sites.duck]
+preset = "duck"
+provision_s = 0
+[rounds]
+length_s = 600.0
+evaluate_every = 0
+[data]
+source = "grammar"
+documents = 60
+val_share = 0.2
+[model]
+depth = 1
+vocab_size = 300
+sequence_length = 32
+[train]
+budget_tokens = 10_000_000
+batch_sequences = 2
+[store]
+min_free_bytes = 1000
+"""
+START_S = 120
+
+
+@pytest.fixture
+def ready(kubectl, tmp_path):
+    """kubectl, where the operator's kinds are known."""
+    path = tmp_path / "crds.yaml"
+    path.write_text(as_yaml(crds()), encoding="utf-8")
+    kubectl("apply", "--server-side", "-f", str(path))
+    return kubectl
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_document_is_taken_and_applying_it_again_changes_nothing(ready, tmp_path, name):
+    path = tmp_path / "run.yaml"
+    request = CASES[name]
+    path.write_text(render(request).text, encoding="utf-8")
+    if request.namespace != "default":
+        assert "created" in ready("apply", "-f", str(path))
+    told = ready("apply", "-f", str(path)).strip().splitlines()
+    told = ready("apply", "-f", str(path)).strip().splitlines()
+    assert len(told) == len(render(request).documents)
+    # A list of a kind of our own is sent again whole: its items have gained defaults.
+    assert {line.split()[0] for line in told if not line.endswith("unchanged")} <= {
+        "federation.flwr.exalsius.ai/sites"
+    }
+    name = render(request).documents[-1]["metadata"]["labels"]["app.kubernetes.io/instance"]
+    ready("delete", "-f", str(path), "-l", f"app.kubernetes.io/instance={name}")
+    kinds = {document["kind"] for document in render(request).documents}
+    left = {line.split("/")[0] for line in told if "namespace" in line}
+    assert left == ({"namespace"} if "Namespace" in kinds else set())
+
+
+def log_of(kubelet, name):
+    """What a pod has printed; read from the cluster's own thread, where no request can be made."""
+    for worker in kubelet.workers.values():
+        if worker.pod["metadata"]["name"] == name and worker.main[0].log.exists():
+            return worker.main[0].log.read_text()
+    return ""
+
+
+def _with_our_sources(container):
+    """The image of a pod is the environment of the tests, wherever its package comes from."""
+    sources = Path(uncurtail.__file__).parents[1]
+    container["env"].append({"name": "PYTHONPATH", "value": str(sources)})
+
+
+def uids(api):
+    return [pod["metadata"]["uid"] for pod in api.list("pods") if is_up(pod)]
+
+
+@pytest.mark.stack
+@pytest.mark.timeout(600)
+def test_a_coordinator_goes_on_in_another_pod_and_stays_when_its_run_is_over(
+    kubelet, pods, tmp_path
+):
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY.format(duration_s=4800), encoding="utf-8")
+    for document in render(Request(path)).documents:
+        if document["kind"] == "StatefulSet":
+            _with_our_sources(document["spec"]["template"]["spec"]["containers"][0])
+        kind = document["kind"].lower() + "s"
+        root = "/apis/apps/v1" if kind == "statefulsets" else "/api/v1"
+        pods.done(pods.post(f"{root}/namespaces/default/{kind}", document))
+    wait_until = kubelet.cluster.wait_until
+    pod = "uncurtail-tiny-0"
+
+    def says(word):
+        return lambda _: word in log_of(kubelet, pod)
+
+    assert wait_until(says("Run folder: /runs/tiny-"), START_S), log_of(kubelet, pod)
+    assert wait_until(says("duck -> version 1,"), START_S), log_of(kubelet, pod)
+    (first,) = kubelet.cluster.call(uids)
+    run = log_of(kubelet, pod).split("Run folder: ")[1].split()[0]
+    pods.done(pods.delete(f"/api/v1/namespaces/default/pods/{pod}"))
+    assert wait_until(lambda api: first not in uids(api) and uids(api), START_S)
+    assert wait_until(says(f"Run folder: {run}"), START_S), log_of(kubelet, pod)
+    assert wait_until(says("has ended. A new run needs another name."), 240), log_of(kubelet, pod)
+    (last,) = kubelet.cluster.call(lambda api: api.list("pods"))
+    (container,) = dig(last, "status.containerStatuses")
+    assert (container["restartCount"], container["ready"]) == (0, True)
