@@ -1,13 +1,23 @@
 """What `uncurtail deploy render` prints, by kubectl, on the cluster of the tests."""
 
+import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import uncurtail
 from tests.cluster.controllers.pods import is_up
+from tests.cluster.controllers.tokens import AccountTokens
 from tests.cluster.objects import dig
-from tests.deploy.test_render import CASES
+from tests.deploy.test_render import CASES, HERE, THREE
+from uncurtail import provisioning
+from uncurtail.adapters.kubernetes import Kubernetes
+from uncurtail.config import load
 from uncurtail.deploy.render import Request, render
 from uncurtail.operator.crd import as_yaml, crds
 
@@ -42,6 +52,7 @@ batch_sequences = 2
 min_free_bytes = 1000
 """
 START_S = 120
+REGIONS = ("caiso-north", "spp-tx", "nem-sa")
 
 
 @pytest.fixture
@@ -122,3 +133,84 @@ def test_a_coordinator_goes_on_in_another_pod_and_stays_when_its_run_is_over(
     (last,) = kubelet.cluster.call(lambda api: api.list("pods"))
     (container,) = dig(last, "status.containerStatuses")
     assert (container["restartCount"], container["ready"]) == (0, True)
+
+
+def how_to():
+    """The commands of the how-to, block by block, but for those that need docker, helm or a pod."""
+    text = (HERE / "docs/kubernetes.md").read_text(encoding="utf-8")
+    section = text.split("## A run in three regions, from nothing\n")[1].split("\n## ")[0]
+    blocks = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
+    assert len(blocks) == 8
+    return [b for b in blocks if not re.search(r"docker|helm install| logs ", b)]
+
+
+@pytest.fixture
+def desk(cluster, hollow, tmp_path):
+    """A shell in an empty folder, with the how-to's contexts, all of which lead to one cluster."""
+    tokens = AccountTokens(cluster.service_account_token, cluster.ca)
+    cluster.call(lambda _: cluster.parts.append(tokens))
+    settings = yaml.safe_load(cluster.kubeconfig().read_text(encoding="utf-8"))
+    (ground,) = settings["contexts"]
+    settings["contexts"] = [{**ground, "name": name} for name in ("home", *REGIONS)]
+    del settings["current-context"]
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    desk = tmp_path / "desk"
+    desk.mkdir()
+    shutil.copy(THREE, desk)
+    commands = Path(sys.executable).parent
+    env = {
+        **os.environ,
+        "PATH": f"{commands}:/usr/local/bin:/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "KUBECONFIG": str(tmp_path / "kubeconfig"),
+        "PYTHONPATH": str(Path(uncurtail.__file__).parents[1]),
+        "WATTTIME_USERNAME": "somebody",
+        "WATTTIME_PASSWORD": "something",
+    }
+
+    def run(script):
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=desk,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    return run
+
+
+@pytest.mark.timeout(180)
+def test_the_how_to_works_as_it_is_written(desk, cluster, tmp_path, monkeypatch):
+    regions, kubeconfig, home, service, end = how_to()
+    desk(regions + kubeconfig + home.replace("rm clusters ca.crt", "mv clusters .."))
+    variables = home.splitlines()[0]
+    assert "LoadBalancer" in desk(variables + "\n" + service)
+
+    def coordinator_is_up(api):
+        return [p["metadata"]["name"] for p in api.list("pods", "uncurtail") if is_up(p)]
+
+    assert cluster.wait_until(coordinator_is_up)
+    assert cluster.call(coordinator_is_up) == ["uncurtail-three-regions-0"]
+    # What the coordinator is given suffices for what it does, and for no more.
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "clusters"))
+    settings = load(THREE)
+    clouds = provisioning.clouds(settings, "three-regions-1", {})
+    assert [sites for _, sites in clouds] == [[region] for region in REGIONS]
+    for cloud, (site,) in clouds:
+        assert isinstance(cloud, Kubernetes)
+        cloud.create(site, 1, {"UNCURTAIL_SITE_TOKEN": "told"})
+        (node,) = cloud.look()
+        assert (node.site, node.session) == (site, 1)
+        cloud.delete(node)
+        cloud.close()
+    spied = "! kubectl --kubeconfig=../clusters --context=spp-tx -n uncurtail get secrets 2>&1"
+    assert "Forbidden" in desk(spied)
+    desk(variables + "\n" + end)
+    assert cluster.wait_until(lambda api: not coordinator_is_up(api))
+    left = cluster.call(lambda api: api.list("statefulsets") + api.list("persistentvolumeclaims"))
+    assert left == []

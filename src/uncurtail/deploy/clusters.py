@@ -129,13 +129,12 @@ def _rules(places: Sequence[Placed]) -> list[Manifest]:
             {"apiGroups": [GROUP], "resources": ["supernodepools/scale"], "verbs": ["patch"]},
         ]
     own_pods = any(place.machine.image is not None for place in places)
-    verbs = ["get", "list", *(["create"] if own_pods else []), *(["patch"] if pools else [])]
-    if own_pods:
-        verbs.append("delete")
+    pods = ["get", "list", "patch", *(["create", "delete"] if own_pods else [])]
+    # The Secret of a pod goes with it.
     secrets = ["create", "patch", *(["delete"] if pools else [])]
     return [
         *rules,
-        {"apiGroups": [""], "resources": ["pods"], "verbs": verbs},
+        {"apiGroups": [""], "resources": ["pods"], "verbs": pods},
         {"apiGroups": [""], "resources": ["secrets"], "verbs": secrets},
     ]
 
