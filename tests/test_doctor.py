@@ -217,3 +217,13 @@ def test_exalsius_is_asked_on_request_which_clusters_there_are(monkeypatch):
         healthy, found = findings(online=True, addresses=addresses)
     assert not healthy
     assert "refuses the token (401)" in found["fleet, exalsius"]["remedy"]
+
+
+def test_no_cluster_and_no_package_for_kubernetes_are_said_and_fine(monkeypatch, tmp_path):
+    _, found = findings(version_of=lambda name: None if name == "lightkube" else installed(name))
+    assert found["fleet, kubernetes"]["found"].startswith("the package lightkube is not installed")
+    assert found["fleet, kubernetes"]["remedy"] == ""
+    pytest.importorskip("lightkube", reason="the extra `kubernetes` is not installed")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nowhere"))
+    _, found = findings()
+    assert found["fleet, kubernetes"]["found"] == "no cluster (no kubeconfig, and this is no pod)"

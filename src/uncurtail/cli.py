@@ -365,6 +365,12 @@ def join(
     home: Annotated[
         Path | None, typer.Option(help="What is kept here between sessions; the user's cache.")
     ] = None,
+    stay: Annotated[
+        bool,
+        typer.Option(
+            "--stay", help="After the one session wait to be ended: for pods that restart."
+        ),
+    ] = False,
 ) -> None:
     """Be a site of a run elsewhere, as long as that run wants it.
 
@@ -373,7 +379,7 @@ def join(
     """
     from uncurtail.site.join import join_run
 
-    raise typer.Exit(join_run(home))
+    raise typer.Exit(join_run(home, stay=stay))
 
 
 @site_app.command()

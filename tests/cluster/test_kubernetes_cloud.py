@@ -1,6 +1,7 @@
 """Sites as pods: of a Federation's pool, which the operator runs, and of their own."""
 
 import base64
+import json
 import time
 from pathlib import Path
 
@@ -21,11 +22,14 @@ from tests.cluster.operators import (
 )
 from tests.federation.federations import pool
 from tests.virtual import experiment
-from uncurtail import provisioning
+from uncurtail import fleetcommands, provisioning
+from uncurtail.adapters.kubernetes import Kubernetes
 from uncurtail.adapters.remote import CloudError, RemoteProvisioner
-from uncurtail.config import ConfigError
+from uncurtail.config import ConfigError, dump
 from uncurtail.core.nodes import Node, NodeState, RemoteSection
+from uncurtail.doctor import examine
 from uncurtail.errors import UserError
+from uncurtail.runfolder import RunFolder
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -38,24 +42,24 @@ POOL = {"federation": "fed", "pool": "gpu", "namespace": "ml"}
 IMAGE = {"image": "uncurtail:1", "gpus": 2, "namespace": "ml"}
 
 
-@pytest.fixture
-def runner(cluster, hollow, admin, monkeypatch):
-    """What a run may do in its namespace, by the role that we ship, and no more."""
-    install(admin)
-    role = yaml.safe_load(ROLE.read_text())
-    admin.done(admin.post(f"{RBAC}/roles", role))
+def bind_runner(admin):
+    """Let the service account `runner` do what a run may, by the role that we ship, and no more."""
+    admin.done(admin.post(f"{RBAC}/roles", yaml.safe_load(ROLE.read_text())))
+    group = "rbac.authorization.k8s.io"
     bound = {
-        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "apiVersion": f"{group}/v1",
         "kind": "RoleBinding",
         "metadata": {"name": "runner"},
-        "roleRef": {
-            "apiGroup": "rbac.authorization.k8s.io",
-            "kind": "Role",
-            "name": "uncurtail-run",
-        },
+        "roleRef": {"apiGroup": group, "kind": "Role", "name": "uncurtail-run"},
         "subjects": [{"kind": "ServiceAccount", "namespace": "ml", "name": "runner"}],
     }
     admin.done(admin.post(f"{RBAC}/rolebindings", bound))
+
+
+@pytest.fixture
+def runner(cluster, hollow, admin, monkeypatch):
+    install(admin)
+    bind_runner(admin)
     path = cluster.kubeconfig(cluster.service_account_token("ml", "runner"), "runner")
     monkeypatch.setenv("KUBECONFIG", str(path))
 
@@ -79,6 +83,7 @@ def cloud(cluster):
 
     def make(machine, run="run-1"):
         ((one, _),) = provisioning.clouds(config(machine), run, {})
+        assert isinstance(one, Kubernetes)
         made.append(one)
         return one
 
@@ -246,5 +251,28 @@ def test_each_cluster_has_a_provisioner_of_its_own(runner):
     clouds = provisioning.clouds(config_, "run", {})
     found = {each.name: names for each, names in clouds}
     for each, _ in clouds:
+        assert isinstance(each, Kubernetes)
         each.close()
     assert found == {"kubernetes": ["a"], "kubernetes ground": ["b", "c"]}
+
+
+@pytest.mark.usefixtures("runner")
+def test_what_a_killed_run_left_is_deleted(cluster, admin, cloud, tmp_path):
+    machine = {"image": "uncurtail:1", "namespace": "ml"}
+    folder = RunFolder(tmp_path / "virtual-20260724-060000")
+    folder.create()
+    remote = {"poll_wall_s": 0.1, "settle_wall_s": 0.1, "release_wall_s": 20.0}
+    folder.resolved.write_text(dump(config(machine, remote=remote)), encoding="utf-8")
+    cloud(machine, folder.run_id).create("duck", 3, told(3))
+    assert len(admin.list(PODS)) == 1
+    said = fleetcommands.release(folder.path)
+    assert said == "No machine of virtual-20260724-060000 is left."
+    assert admin.list(PODS) == []
+
+
+@pytest.mark.usefixtures("runner")
+def test_doctor_says_which_cluster_answers(cluster):
+    _, text = examine(as_json=True, online=True, addresses={})
+    (found,) = [f for f in json.loads(text)["findings"] if f["what"] == "fleet, kubernetes"]
+    assert found["found"].startswith(f"context ground, {cluster.url}, v1.")
+    assert found["remedy"] == ""

@@ -1,8 +1,10 @@
 """The operator at an API server: Federations come, are scaled, drained, mended and taken away."""
 
 import time
+from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.cluster.clients import MERGE, Rest
 from tests.cluster.faults import BROKEN, CONFLICT, TOO_MANY, LoseAnswer, Outrun
@@ -21,6 +23,7 @@ from tests.cluster.operators import (
     supernodes,
 )
 from tests.federation.federations import pool
+from uncurtail.adapters.kubernetes_pool import secret_name
 from uncurtail.operator.names import DRAIN_REQUESTED_AT, DRAINED
 
 pytestmark = pytest.mark.timeout(180)
@@ -277,3 +280,18 @@ def test_killed_in_the_middle_of_a_drain_another_operator_goes_on(cluster, admin
     assert cluster.wait_until(lambda api: supernodes(api) == [], 60), other.said()
     assert "leads" in other.said()
     assert cluster.wait_until(holds("Paused")), other.said()
+
+
+def test_the_example_whose_pools_are_sites_is_admitted_and_comes_up(cluster, admin, operator):
+    path = Path(__file__).parents[2] / "deploy/sites.yaml"
+    example = yaml.safe_load(path.read_text())
+    example["metadata"]["namespace"] = "ml"
+    admin.done(admin.post(FEDERATIONS, example))
+    assert cluster.wait_until(holds("Ready", name="sites"), START_S), operator.said()
+    sets = {s["metadata"]["name"]: s["spec"] for s in cluster.api.list("statefulsets")}
+    pod = sets["sites-supernode-north"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert sets["sites-supernode-north"]["replicas"] == 0
+    assert container["command"][2].startswith("exec uncurtail site join --stay")
+    wanted = container["envFrom"][0]["secretRef"]["name"]
+    assert wanted == secret_name("sites-supernode-north")

@@ -37,11 +37,15 @@ ASK_EVERY_WALL_S = 1.0
 T = TypeVar("T")
 
 
-def join_run(home: Path | None) -> int:
+def join_run(home: Path | None, *, stay: bool = False) -> int:
     """Be the site that the environment names until its run ends or wants it no more.
 
     With UNCURTAIL_SESSION for that session alone, as on a machine that was made for it; without,
     for each session that the run wants here, one after the other. Returns 0 when told to end.
+
+    Args:
+        home: What is kept here between sessions; None for the user's cache.
+        stay: After that session wait to be told to end, where somebody would start us anew.
 
     Raises:
         UserError: The environment is incomplete, or the gate does not let us in.
@@ -60,7 +64,10 @@ def join_run(home: Path | None) -> int:
         signal.signal(number, machine.asked_to_end)
     try:
         machine.prepare()
-        return machine.serve(None if only is None else int(only))
+        code = machine.serve(None if only is None else int(only))
+        if stay and code == 0:
+            machine.wait_for_the_end()
+        return code
     except Ended:
         return 0
     finally:
@@ -139,6 +146,15 @@ class Machine:
             if only is not None or self.ending:
                 return code
             done = session
+
+    def wait_for_the_end(self) -> None:
+        """Do nothing any more.
+
+        Raises:
+            Ended: We were told to end.
+        """
+        while True:
+            self._pause()
 
     def end(self) -> None:
         """End what is left of a session."""
