@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import uncurtail
+from tests.cluster.clients import Kubectl
 from tests.cluster.controllers.pods import is_up
 from tests.cluster.controllers.tokens import AccountTokens
 from tests.cluster.objects import dig
@@ -18,24 +19,34 @@ from tests.deploy.test_render import CASES, HERE, THREE
 from uncurtail import provisioning
 from uncurtail.adapters.kubernetes import Kubernetes
 from uncurtail.config import load
+from uncurtail.core.events import RoundCommitted, SiteProvisioned
 from uncurtail.deploy.render import Request, render
 from uncurtail.operator.crd import as_yaml, crds
+from uncurtail.runfolder import RunFolder
+from uncurtail.verify import verify
 
-# A run of one process site in a pod: half an hour of curtailed power, then it has ended.
+# A run of one site, whose grid is never asked, in two minutes.
 TINY = """\
 name = "tiny"
 [clock]
 start = "2026-07-24T18:00:00+00:00"
-speed = 60.0
+speed = 30.0
 [run]
-duration_s = {duration_s}
+duration_s = 3600
 [policy]
 kind = "always"
+[gate]
+address = "uncurtail-tiny-gate.default.svc:8443"
+[fleet]
+kind = "kubernetes"
+[fleet.remote]
+poll_wall_s = 1.0
 [sites.duck]
 preset = "duck"
 provision_s = 0
+kubernetes = { image = "uncurtail" }
 [rounds]
-length_s = 600.0
+length_s = 450.0
 evaluate_every = 0
 [data]
 source = "grammar"
@@ -52,6 +63,7 @@ batch_sequences = 2
 min_free_bytes = 1000
 """
 START_S = 120
+COORDINATOR = "uncurtail-tiny-0"
 REGIONS = ("caiso-north", "spp-tx", "nem-sa")
 
 
@@ -93,46 +105,47 @@ def log_of(kubelet, name):
     return ""
 
 
-def _with_our_sources(container):
-    """The image of a pod is the environment of the tests, wherever its package comes from."""
-    sources = Path(uncurtail.__file__).parents[1]
-    container["env"].append({"name": "PYTHONPATH", "value": str(sources)})
-
-
-def uids(api):
-    return [pod["metadata"]["uid"] for pod in api.list("pods") if is_up(pod)]
+def running(api):
+    """The pods of the coordinator and of the site, by uid."""
+    found = [pod["metadata"] for pod in api.list("pods") if is_up(pod)]
+    ours = {meta["uid"]: meta["name"] for meta in found}
+    coordinators = {uid for uid, name in ours.items() if name == COORDINATOR}
+    return coordinators, ours.keys() - coordinators
 
 
 @pytest.mark.stack
 @pytest.mark.timeout(600)
-def test_a_coordinator_goes_on_in_another_pod_and_stays_when_its_run_is_over(
-    kubelet, pods, tmp_path
-):
+def test_a_run_of_pods_alone_goes_on_in_another_pod_and_stays_when_it_is_over(kubelet, tmp_path):
     path = tmp_path / "tiny.toml"
-    path.write_text(TINY.format(duration_s=4800), encoding="utf-8")
-    for document in render(Request(path)).documents:
-        if document["kind"] == "StatefulSet":
-            _with_our_sources(document["spec"]["template"]["spec"]["containers"][0])
-        kind = document["kind"].lower() + "s"
-        root = "/apis/apps/v1" if kind == "statefulsets" else "/api/v1"
-        pods.done(pods.post(f"{root}/namespaces/default/{kind}", document))
+    path.write_text(TINY, encoding="utf-8")
+    documents = render(Request(path)).documents
+    # The image of a pod is the environment of the tests, wherever its package comes from.
+    sources = {"name": "PYTHONPATH", "value": str(Path(uncurtail.__file__).parents[1])}
+    documents[-1]["spec"]["template"]["spec"]["containers"][0]["env"].append(sources)
+    manifest = tmp_path / "run.yaml"
+    manifest.write_text(as_yaml(documents), encoding="utf-8")
+    Kubectl.of(kubelet.cluster)("apply", "-f", str(manifest))
     wait_until = kubelet.cluster.wait_until
-    pod = "uncurtail-tiny-0"
 
-    def says(word):
-        return lambda _: word in log_of(kubelet, pod)
+    def said():
+        return log_of(kubelet, COORDINATOR)
 
-    assert wait_until(says("Run folder: /runs/tiny-"), START_S), log_of(kubelet, pod)
-    assert wait_until(says("duck -> version 1,"), START_S), log_of(kubelet, pod)
-    (first,) = kubelet.cluster.call(uids)
-    run = log_of(kubelet, pod).split("Run folder: ")[1].split()[0]
-    pods.done(pods.delete(f"/api/v1/namespaces/default/pods/{pod}"))
-    assert wait_until(lambda api: first not in uids(api) and uids(api), START_S)
-    assert wait_until(says(f"Run folder: {run}"), START_S), log_of(kubelet, pod)
-    assert wait_until(says("has ended. A new run needs another name."), 240), log_of(kubelet, pod)
-    (last,) = kubelet.cluster.call(lambda api: api.list("pods"))
-    (container,) = dig(last, "status.containerStatuses")
-    assert (container["restartCount"], container["ready"]) == (0, True)
+    assert wait_until(lambda _: "duck -> version 1," in said(), START_S), said()
+    (first,), (site,) = kubelet.cluster.call(running)
+    run = said().split("Run folder: /runs/")[1].split()[0]
+    Kubectl.of(kubelet.cluster)("delete", "pod", COORDINATOR, "--timeout=40s")
+    assert wait_until(lambda api: site not in running(api)[1], 20), "it was drained with its run"
+    assert wait_until(lambda api: running(api)[0] - {first}, 60)
+    assert wait_until(lambda _: f"Run folder: /runs/{run}" in said(), START_S), said()
+    assert wait_until(lambda _: f"{run} has ended. A new run needs" in said(), 300), said()
+    (coordinator,) = kubelet.cluster.call(lambda api: api.list("pods"))
+    (container,) = dig(coordinator, "status.containerStatuses")
+    assert container["restartCount"] == 0
+    folder = RunFolder(kubelet.cluster.folder / "claims/default/uncurtail-tiny/runs" / run)
+    assert [check for check in verify(folder) if check.passed is False] == []
+    sessions = [e.session for e in folder.read_events() if isinstance(e, SiteProvisioned)]
+    assert sessions == [1, 2]
+    assert sum(isinstance(e, RoundCommitted) for e in folder.read_events()) >= 2
 
 
 def how_to():
@@ -140,7 +153,7 @@ def how_to():
     text = (HERE / "docs/kubernetes.md").read_text(encoding="utf-8")
     section = text.split("## A run in three regions, from nothing\n")[1].split("\n## ")[0]
     blocks = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
-    assert len(blocks) == 8
+    assert len(blocks) == 9
     return [b for b in blocks if not re.search(r"docker|helm install| logs ", b)]
 
 
@@ -186,7 +199,7 @@ def desk(cluster, hollow, tmp_path):
 
 @pytest.mark.timeout(180)
 def test_the_how_to_works_as_it_is_written(desk, cluster, tmp_path, monkeypatch):
-    regions, kubeconfig, home, service, end = how_to()
+    regions, kubeconfig, home, service, stop, end = how_to()
     desk(regions + kubeconfig + home.replace("rm clusters ca.crt", "mv clusters .."))
     variables = home.splitlines()[0]
     assert "LoadBalancer" in desk(variables + "\n" + service)
@@ -210,7 +223,13 @@ def test_the_how_to_works_as_it_is_written(desk, cluster, tmp_path, monkeypatch)
         cloud.close()
     spied = "! kubectl --kubeconfig=../clusters --context=spp-tx -n uncurtail get secrets 2>&1"
     assert "Forbidden" in desk(spied)
-    desk(variables + "\n" + end)
-    assert cluster.wait_until(lambda api: not coordinator_is_up(api))
-    left = cluster.call(lambda api: api.list("statefulsets") + api.list("persistentvolumeclaims"))
-    assert left == []
+    desk(variables + "\n" + stop)
+    assert cluster.wait_until(coordinator_is_up)
+    # All contexts lead to one cluster here: what one region takes away, the next finds gone.
+    desk(variables + "\n" + end.replace("delete $all", "delete --ignore-not-found $all"))
+    made = [
+        "statefulsets", "pods", "persistentvolumeclaims", "configmaps", "secrets", "roles",
+        "rolebindings",
+    ]  # fmt: skip
+    left = cluster.call(lambda api: {kind: api.list(kind, "uncurtail") for kind in made})
+    assert left == {kind: [] for kind in made}
