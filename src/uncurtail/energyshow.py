@@ -200,8 +200,8 @@ def _legend(found: _Grids, regions: list[Region]) -> str:
     span = f"{days:,.0f} days" if days >= 2.0 else f"{days * 24.0:.0f} hours"
     return (
         f"{span} from {iso(regions[0].windows.since)[:16]} UTC, {_kind(found)} intensity; a window "
-        f"opens below {policy.enter_below_g_per_kwh:g} and closes above "
-        f"{policy.leave_above_g_per_kwh:g} gCO2/kWh; hours are local{said}"
+        f"opens below {policy.opens_below_g_per_kwh:g} and closes above "
+        f"{policy.closes_above_g_per_kwh:g} gCO2/kWh; hours are local{said}"
     )
 
 
