@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from types import FrameType
 
-from uncurtail.adapters import certificates, children, clock
+from uncurtail.adapters import certificates, children, clock, gpu_limits
 from uncurtail.adapters.flower_commands import Flower
 from uncurtail.adapters.redis_server import free_port
 from uncurtail.core.rounds import member
@@ -36,6 +36,8 @@ def lead(folder: RunFolder, flower: Flower, site: str, session: int, ranks: int 
     signal.signal(signal.SIGTERM, _stop)
     sockets = Path(tempfile.mkdtemp(prefix="uncurtail-", dir=os.environ.get("XDG_RUNTIME_DIR")))
     members: list[subprocess.Popen[bytes]] = []
+    limits = folder.site(site) / gpu_limits.RECORD
+    gpu_limits.restore(limits)  # a session before this one may have been killed while capped
     code = 1
     try:
         _start(folder, flower, (site, session, ranks), sockets / "trainer", members)
@@ -46,7 +48,7 @@ def lead(folder: RunFolder, flower: Flower, site: str, session: int, ranks: int 
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         shutil.rmtree(sockets, ignore_errors=True)
-        _end(members)
+        _end(members, limits)
     return code
 
 
@@ -96,7 +98,7 @@ def _places(ranks: int) -> list[dict[str, str]]:
     return [{**meeting, "RANK": str(n), "LOCAL_RANK": str(n)} for n in range(ranks)]
 
 
-def _end(members: list[subprocess.Popen[bytes]]) -> None:
+def _end(members: list[subprocess.Popen[bytes]], limits: Path) -> None:
     """SIGTERM first, so that the SuperNode says goodbye; then SIGKILL for the whole group."""
     for child in members:
         if child.poll() is None:
@@ -104,6 +106,7 @@ def _end(members: list[subprocess.Popen[bytes]]) -> None:
     deadline = clock.monotonic() + STOP_GRACE_S
     while any(child.poll() is None for child in members) and clock.monotonic() < deadline:
         clock.pause(0.05)
+    gpu_limits.restore(limits)
     if os.getpgrp() == os.getpid():
         # Also the ClientApps, which are not our children. We go with them: say why first.
         sys.stdout.flush()

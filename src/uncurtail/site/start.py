@@ -4,7 +4,9 @@ import os
 from pathlib import Path
 
 from uncurtail import wiring
+from uncurtail.adapters.gpu_limits import RECORD, GpuLimits, NvmlGpus
 from uncurtail.adapters.redis import SiteState
+from uncurtail.core.fleet import SiteSection
 from uncurtail.runfolder import RunFolder
 
 
@@ -32,6 +34,7 @@ def train_session(path: Path, site: str, session: int, socket: Path) -> None:
     from uncurtail.lm.ranks import Ranks
     from uncurtail.lm.trainer import Trainer
     from uncurtail.site.link import Link
+    from uncurtail.site.throttle import Throttle
     from uncurtail.site.worker import Worker, serve
 
     config = wiring.read_config(folder)
@@ -56,7 +59,21 @@ def train_session(path: Path, site: str, session: int, socket: Path) -> None:
         link=link,
         blobs=wiring.store(config, folder),
         trainer=trainer,
+        throttle=Throttle(section.capped_speed, _gpu_limits(section, ranks.size, home)),
     )
     serve(worker, socket)
     trainer.dismiss()
     ranks.end()
+
+
+def _gpu_limits(section: SiteSection, gpus: int, home: Path) -> GpuLimits | None:
+    """How the GPUs of this session can be capped: its ranks' own; None where pauses do it.
+
+    CUDA and the driver count GPUs in orders of their own: they agree on UUIDs.
+    """
+    if section.capped_gpu_limit_w is None:
+        return None
+    import torch
+
+    uuids = [f"GPU-{torch.cuda.get_device_properties(n).uuid}" for n in range(gpus)]
+    return GpuLimits(NvmlGpus(), uuids, section.capped_gpu_limit_w, home / RECORD)
