@@ -6,7 +6,13 @@ from dataclasses import dataclass
 
 from uncurtail.config import Config
 from uncurtail.core import policy
-from uncurtail.core.events import Event, WindowClosed, WindowOpened
+from uncurtail.core.events import (
+    Event,
+    WindowCleared,
+    WindowClosed,
+    WindowDimmed,
+    WindowOpened,
+)
 from uncurtail.core.fleet import Phase, SiteState
 from uncurtail.core.forecasts import Experience, Forecast, perfect, tariff
 from uncurtail.core.planner import Plan, Stand, Work, make_plan
@@ -17,11 +23,15 @@ from uncurtail.ports import Forecaster
 
 @dataclass(slots=True)
 class WindowState:
-    """A site's window: open or not, since when (simulated), and how long those before lasted."""
+    """A site's window: open or not, since when (simulated), and how long those before lasted.
+
+    `full`: it is open for full power, and not for capped power only.
+    """
 
     open: bool
     since: float
     experience: Experience
+    full: bool = False
 
 
 class Decider:
@@ -40,18 +50,25 @@ class Decider:
         self._forecaster = forecaster
         self._began = began
         self._costs: dict[str, Costs] = {name: site.costs() for name, site in config.sites.items()}
+        self._policies = {name: policy.at_site(self._policy, c) for name, c in self._costs.items()}
         self._windows = dict(windows)
         self._plan: Plan | None = None
         self._decisions: dict[str, Decision] = {}
         self.trouble: str | None = None  # what a deadline forces, for people to read
 
     def watch(self, site: str, reading: Reading | None, t: float, wall_s: float) -> Event | None:
-        """Take in a reading at its time; the event if the window opened or closed by it."""
-        seen = self._windows[site]
-        is_open = policy.window(self._policy, reading, was_open=seen.open, now=t)
-        if is_open == seen.open:
-            return None
+        """Take in a reading at its time; the event if the window changed by it."""
+        seen, own = self._windows[site], self._policies[site]
+        is_open = policy.window(own, reading, was_open=seen.open, now=t)
+        full = policy.window(policy.uncapped(own), reading, was_open=seen.full, now=t)
+        was_full, seen.full = seen.full, full
         value = usable(reading, t, self._policy.stale_after_s)
+        if is_open == seen.open:
+            if not is_open or full == was_full or not self._caps(site) or value is None:
+                return None
+            self._plan = None
+            kind = WindowCleared if full else WindowDimmed
+            return kind(t=t, wall_s=wall_s, site=site, intensity_g_per_kwh=value)
         if not is_open and value is not None:
             seen.experience.add(t - seen.since)
         seen.open, seen.since = is_open, t
@@ -96,8 +113,9 @@ class Decider:
                 forecast=self._forecast(site, now),
                 experience=seen.experience,
                 spans=None if self._plan is None else self._plan.spans.get(site),
+                dim=seen.open and not seen.full and self._caps(site),
             )
-            self._decisions[site] = policy.decide(self._policy, self._costs[site], view)
+            self._decisions[site] = policy.decide(self._policies[site], self._costs[site], view)
 
     def verdict(self, site: str) -> Verdict:
         """What the site should do."""
@@ -111,6 +129,9 @@ class Decider:
         if self._plan is not None:
             wakes.append(self._plan.revisit)
         return min((wake for wake in wakes if wake > t), default=math.inf)
+
+    def _caps(self, site: str) -> bool:
+        return self._policies[site].cap_below_g_per_kwh is not None
 
     def _forecast(self, site: str, now: float) -> Forecast | None:
         return None if self._forecaster is None else self._forecaster.forecast(site, now)
@@ -152,7 +173,7 @@ class Decider:
 
 def _ready_at(state: SiteState, costs: Costs, now: float) -> float | None:
     match state.phase:
-        case Phase.IDLE | Phase.TRAINING:
+        case Phase.IDLE | Phase.TRAINING | Phase.CAPPED:
             return now
         case Phase.PROVISIONING:
             return max(now, state.since + costs.provision_s)

@@ -4,6 +4,7 @@
 earlier is harmless. The same loop runs in the real world and in virtual time.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -75,6 +76,7 @@ class Past:
     ledger: Ledger
     window_since: Mapping[str, float] = field(default_factory=dict)
     experience: Mapping[str, Experience] = field(default_factory=dict)
+    full_windows: Mapping[str, bool] = field(default_factory=dict)
 
 
 class Loop:
@@ -93,6 +95,7 @@ class Loop:
                 past.windows.get(name, False),
                 past.window_since.get(name, past.began),
                 past.experience.get(name, Experience()),
+                past.full_windows.get(name, False),
             )
             for name in config.sites
         }
@@ -204,9 +207,10 @@ class Loop:
         """Training seconds of one site that are left, by the throughput so far."""
         settings, head = self._config.policy, self.rounds.head
         assert isinstance(settings, Deadline)
-        trained = Ledger.from_json(head.ledger, 1.0).total(phase=Phase.TRAINING)
+        speeds = {name: site.capped_speed for name, site in self._config.sites.items()}
+        worked_s = fleet.worked_s(Ledger.from_json(head.ledger, 1.0), speeds)
         budget = self._config.train.budget_tokens
-        return planner.left_site_s(settings, budget, head.tokens, trained.duration_s)
+        return planner.left_site_s(settings, budget, head.tokens, worked_s)
 
     def _reconcile(self, now: Moment) -> None:
         self._acted = False
@@ -274,6 +278,7 @@ class Loop:
             and member(site, session) in online,
             stepping=self._stepping(site),
             busy=self.rounds.busy(site, session),
+            capped=heart is not None and heart.capped,
         )
 
     def _stepping(self, site: str) -> bool:
@@ -281,7 +286,7 @@ class Loop:
         return heart is not None and heart.stepping and heart.session == self._states[site].session
 
     def _trains(self, site: str) -> bool:
-        return self._decider.verdict(site) is Verdict.TRAIN
+        return self._decider.verdict(site) in (Verdict.TRAIN, Verdict.CAPPED)
 
     def _able(self) -> dict[str, int]:
         """The sites that may train now, with their sessions."""
@@ -317,9 +322,15 @@ class Loop:
                 epoch=self._epoch,
                 session=state.session,
                 train=self._trains(site) and state.phase not in (Phase.DRAINING, Phase.RELEASING),
+                capped=self._decider.verdict(site) is Verdict.CAPPED,
             )
             for site, state in self._states.items()
         }
+        unlike = ((Phase.TRAINING, True), (Phase.CAPPED, False))
+        self._acted |= any(
+            wanted.train and (self._states[site].phase, wanted.capped) in unlike
+            for site, wanted in desired.items()
+        )
         answer = self._ports.state.exchange(self._epoch, desired, self.rounds.announcement(now))
         if answer is None:
             return  # out of reach: what was last heard stands
@@ -331,17 +342,18 @@ class Loop:
         return round(max(self._began, now.t - ago_s), 3)
 
     def note_troubles(self, now: Moment) -> None:
-        """Write down what fails outside, once a minute while it lasts."""
+        """Write down what fails outside, once a minute while it lasts; at a site, only once."""
         for source, message in (
             ("flower", self._ports.post.trouble),
             ("redis", self._ports.state.trouble),
             ("energy", self._ports.feed.trouble),
             ("deadline", self._decider.trouble),
+            *((site, heart.trouble) for site, heart in self._hearts.items()),
         ):
             if message is None:
                 self._troubles.pop(source, None)
             elif now.wall_s - self._troubles.get(source, 0.0) > TROUBLE_AGAIN_WALL_S:
-                self._troubles[source] = now.wall_s
+                self._troubles[source] = math.inf if source in self._hearts else now.wall_s
                 self._emit(Trouble(t=now.t, wall_s=now.wall_s, source=source, message=message))
 
     def finish_when_drained(self, now: Moment) -> None:

@@ -1,12 +1,20 @@
 """Training only on power known to be curtailed: the readings, judged again, against what ran."""
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from uncurtail.core.events import iso
 from uncurtail.core.fleet import Phase
-from uncurtail.core.policy import Always, Deadline, PolicySection, stale_at, window
+from uncurtail.core.policy import (
+    Always,
+    Deadline,
+    PolicySection,
+    at_site,
+    stale_at,
+    uncapped,
+    window,
+)
 from uncurtail.core.signals import Reading, usable
 from uncurtail.verify.evidence import Evidence, Finding, judged
 
@@ -14,16 +22,30 @@ Stretch = tuple[float, float]
 
 
 def only_in_windows(run: Evidence) -> Finding:
-    """Every stretch of training lies in a window; a step outside belongs to a draining site."""
+    """Every stretch of training lies in a window; a step outside belongs to a draining site.
+
+    At full power only in a window that is not dim, and until the step is done that was under way
+    when it dimmed. A policy that caps lingers capped.
+    """
     policy, late_s = run.setup.policy, run.tolerance_s
     if isinstance(policy, Deadline):
         return Finding(None, 'policy.kind is "deadline": its plan may train outside of windows')
-    found = {site: windows(policy, rows) for site, rows in run.readings.items()}
+    found = {site: windows(_at(run, site), rows) for site, rows in run.readings.items()}
     lingers_s = getattr(policy, "linger_s", 0.0)
     open_ = {site: _widened(found[site], late_s + lingers_s) for site in found}
+    full = {
+        site: open_[site]
+        if _at(run, site).cap_below_g_per_kwh is None
+        else _widened(_full(run, site, found[site]), late_s)
+        for site in run.readings
+    }
     problems = [
-        f"{site} trains outside its windows {iso(start)} - {iso(end)}"
-        for site, start, end in _outside(run, Phase.TRAINING, open_)
+        f"{site} {verb} outside its windows {iso(start)} - {iso(end)}"
+        for phase, verb, where in (
+            (Phase.TRAINING, "trains", full),
+            (Phase.CAPPED, "trains capped", open_),
+        )
+        for site, start, end in _outside(run, phase, where)
     ]
     draining = {site: _widened(_stretches(run, site, Phase.DRAINING), late_s) for site in run.power}
     for t, step in run.steps:
@@ -45,7 +67,8 @@ def known_power(run: Evidence) -> Finding:
     }
     problems = [
         f"{site} trains on unknown power {iso(start)} - {iso(end)}"
-        for site, start, end in _outside(run, Phase.TRAINING, known)
+        for phase in (Phase.TRAINING, Phase.CAPPED)
+        for site, start, end in _outside(run, phase, known)
     ]
     unknown = sum(reading.value is None for rows in run.readings.values() for reading in rows)
     count = sum(map(len, run.readings.values()))
@@ -69,6 +92,23 @@ def windows(policy: PolicySection, readings: Sequence[Reading]) -> list[Stretch]
         if opened is not None and stale < until:
             found.append((opened, stale))
             opened = None
+    return found
+
+
+def _at(run: Evidence, site: str) -> PolicySection:
+    """The policy as it holds for a site."""
+    section = run.setup.sites.get(site)
+    return run.setup.policy if section is None else at_site(run.setup.policy, section.costs())
+
+
+def _full(run: Evidence, site: str, open_: Sequence[Stretch]) -> list[Stretch]:
+    """Where a site's windows are not dim, each until the next step if that ends in `open_`."""
+    times = sorted(t for t, step in run.steps if step.site == site)
+    found: list[Stretch] = []
+    for start, end in windows(uncapped(run.setup.policy), run.readings[site]):
+        index = bisect_left(times, end)
+        done = times[index] if index < len(times) else end
+        found.append((start, done if _covers(open_, end, done) else end))
     return found
 
 
