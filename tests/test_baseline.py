@@ -1,10 +1,13 @@
 import csv
 import json
 import os
+import resource
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from hypothesis import strategies as st
 
 from uncurtail.baseline import Limit, intervals, run_baseline
 from uncurtail.config import ConfigError
+from uncurtail.datanote import noted_data
 from uncurtail.lm.checkpoint import decode_weights
 from uncurtail.lm.sections import ModelSection
 from uncurtail.lm.trainer import initial_weights
@@ -148,6 +152,90 @@ def test_results_are_neither_overwritten_nor_invented(experiment, tmp_path):
     run(experiment, tmp_path / "out", Limit(steps=1))
     with pytest.raises(ConfigError, match="--resume goes on"):
         run(experiment, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("train.batch_sequences=8", "train.batch_sequences 4 -> 8"),
+        ("train.val_sequences=4", "train.val_sequences 8 -> 4"),
+        ("seed=7", "seed 0 -> 7"),
+        ("model.depth=2", "model.depth 1 -> 2"),
+        ("data.documents=90", "data.documents 80 -> 90"),
+    ],
+)
+def test_another_experiment_is_not_taken_for_the_rest_of_this_one(
+    experiment, tmp_path, override, named
+):
+    out = tmp_path / "out"
+    run(experiment, out, Limit(steps=2))
+    with pytest.raises(ConfigError, match=named):
+        run(experiment, out, Limit(steps=4), [override], resume=True)
+    assert json.loads((out / "progress.json").read_text())["steps"] == 2
+    later = ["train.optim.matrix_lr=0.001", "train.micro_sequences=2", "train.threads=2"]
+    assert run(experiment, out, Limit(steps=4), later, resume=True) == 0
+
+
+def test_a_baseline_knows_its_data_and_keeps_to_it(experiment, tmp_path):
+    out, text = tmp_path / "out", tmp_path / "text.txt"
+    text.write_text("A class is a statement.\n\n" * 2000)
+    files = [f"data.files=['{text}']", "data.source=files", "data.val_share=0.5"]
+    files += ["data.documents=1", "model.vocab_size=300"]
+    run(experiment, out, Limit(steps=2), files)
+    assert noted_data(out).is_dir()
+    before = (out / "data.json").read_text()
+    os.utime(text, (1, 1))  # other files, as far as anyone can tell
+    with pytest.raises(ConfigError, match="holds other data than out began with"):
+        run(experiment, out, Limit(steps=4), files, resume=True)
+    assert (out / "data.json").read_text() == before
+    assert noted_data(out).is_dir()
+
+
+def test_what_was_never_saved_binds_nobody(experiment, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(experiment, out, Limit(steps=9, minutes=0), ["data.documents=90"]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert "Nothing was trained yet; start with: uncurtail baseline" in said
+    assert said.endswith(f"--set data.documents=90 --steps 9 --out {out}")
+    assert run(experiment, out, Limit(steps=1)) == 0
+
+
+def test_the_way_to_go_on_is_a_command_that_goes_on(experiment, tmp_path, capsys):
+    out = tmp_path / "out of order"
+    given = ["train.optim.adam_betas=[0.7, 0.9]"]
+    run(experiment, out, Limit(steps=2), given)
+    assert "the same tokens" not in capsys.readouterr().out, "a run would train the whole budget"
+    run(experiment, out, Limit(steps=5, minutes=0), given, resume=True)
+    said = capsys.readouterr().out.splitlines()[-1]
+    words = shlex.split(said.partition("Resume with: ")[2])
+    assert words[:3] == ["uncurtail", "baseline", str(experiment)]
+    assert words[3:] == ["--set", *given, "--steps", "5", "--out", str(out), "--resume"]
+    run(experiment, out, Limit(), given, resume=True)
+    assert "the same tokens" in capsys.readouterr().out
+
+
+@contextmanager
+def files_of_at_most(size_bytes):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("room", [100_000, 500], ids=["for-no-weights", "for-no-row"])
+def test_a_disk_without_room_is_one_line_and_costs_what_was_not_saved(experiment, tmp_path, room):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    run(experiment, whole, Limit(steps=9))
+    run(experiment, out, Limit(steps=5))
+    with files_of_at_most(room), pytest.raises(ConfigError, match=r"make room, .* still there"):
+        run(experiment, out, Limit(steps=9), resume=True)
+    run(experiment, out, Limit(steps=9), resume=True)
+    assert measured(out) == measured(whole)
+    assert (out / "weights.safetensors").read_bytes() == (
+        whole / "weights.safetensors"
+    ).read_bytes()
 
 
 def test_a_corpus_below_one_step_is_refused(experiment, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from uncurtail.adapters.gpu_limits import RECORD, GpuError, GpuLimits, NvmlGpus, restore
 from uncurtail.adapters.processes import ProcessProvisioner
 from uncurtail.core.fleet import SiteSection
+from uncurtail.runfolder import RunFolder
 
 
 @dataclass
@@ -124,7 +125,7 @@ def test_the_provisioner_puts_right_what_a_site_without_a_session_left(tmp_path)
     left = run / "sites" / "duck" / RECORD
     left.parent.mkdir(parents=True)
     left.write_text(json.dumps({}))
-    assert ProcessProvisioner(run, {"duck": SiteSection()}).alive() == {}
+    assert ProcessProvisioner(RunFolder(run), {"duck": SiteSection()}, 60.0).alive() == {}
     assert not left.exists()
 
 

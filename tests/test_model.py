@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 
-from uncurtail.lm.headloss import head_loss
+from uncurtail.lm.headloss import head_loss, head_losses
 from uncurtail.lm.model import GPT, ModelSection, initial_weights, rotary_tables, rotate
 
 SMALL = ModelSection(depth=2, vocab_size=300, sequence_length=32)
@@ -81,6 +81,35 @@ def test_sliced_loss_and_its_gradients_equal_plain_cross_entropy(monkeypatch):
     found = torch.autograd.grad(3 * loss, (x, weight))
     torch.testing.assert_close(loss, plain)
     torch.testing.assert_close(found, wanted)
+    each = F.cross_entropy(15 * torch.tanh(x @ weight.T / 15), targets, reduction="none")
+    torch.testing.assert_close(head_losses(x, weight, targets), each.detach())
+
+
+def test_a_bfloat16_gradient_is_scaled_by_what_it_is_to_be_scaled_by():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 16, generator=generator).bfloat16().requires_grad_()
+    weight = torch.randn(50, 16, generator=generator)
+    loss = head_loss(x, weight, torch.randint(50, (40,), generator=generator))
+    (whole,) = torch.autograd.grad(loss, x, retain_graph=True)
+    (third,) = torch.autograd.grad(loss / 3, x)
+    assert torch.equal(third, (whole.float() / 3).bfloat16())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_loss_of_each_token_is_that_of_its_logits_and_never_needs_them_all(dtype):
+    model = GPT(SMALL, dtype)
+    model.load_state_dict(model_of(SMALL).state_dict())
+    tokens, targets = torch.randint(300, (2, 2, 32))
+    plain = F.cross_entropy(model(tokens).flatten(0, 1), targets.flatten(), reduction="none")
+    model.register_forward_pre_hook(no_logits)
+    losses = model.losses(tokens, targets)
+    torch.testing.assert_close(losses, plain.detach())
+    assert not losses.requires_grad
+    torch.testing.assert_close(losses.mean(), model.loss(tokens, targets).detach())
+
+
+def no_logits(*_):
+    raise AssertionError("the logits of a whole batch")
 
 
 def test_the_training_loss_is_that_of_the_logits():

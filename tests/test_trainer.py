@@ -1,5 +1,6 @@
 import hashlib
 import math
+from itertools import islice
 
 import pytest
 import torch
@@ -158,6 +159,36 @@ def test_training_lowers_the_held_out_loss(corpus):
     assert bits_after / bits_before == pytest.approx(after / before, rel=0.1)
 
 
+def test_validation_never_holds_the_logits_of_a_batch(corpus):
+    trainer = trainer_of(corpus)
+    before = trainer.evaluate()
+
+    def no_logits(*_):
+        raise AssertionError("the logits of a whole batch")
+
+    trainer.model.register_forward_pre_hook(no_logits)
+    assert trainer.evaluate() == before
+
+
+class Hungry(Corpus):
+    """Data for which a GPU has no room."""
+
+    def batch(self, *_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    def val_batches(self, *given):
+        yield from islice(super().val_batches(*given), 1)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
+def test_too_little_memory_is_said_with_what_to_lower(corpus):
+    trainer = trainer_of(Hungry(corpus.folder, corpus.manifest))
+    with pytest.raises(ValueError, match=r"lower train\.micro_sequences"):
+        run(trainer)
+    with pytest.raises(ValueError, match=r"for 4 sequences of 16 tokens at a time: lower"):
+        trainer.evaluate()
+
+
 def test_evaluation_changes_nothing_and_agrees_with_itself(corpus):
     trainer = trainer_of(corpus)
     run(trainer, stop_after=2)
@@ -294,6 +325,7 @@ def test_a_crash_while_saving_leaves_the_older_snapshot(corpus, tmp_path, monkey
     assert resumed.load_snapshot(tmp_path) is None
     assert same(resumed.optimizers.state_dict(), older)
     monkeypatch.undo()
+    assert len(list(tmp_path.iterdir())) == 2, "half a file is not kept"
     trainer.save_snapshot(tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
 

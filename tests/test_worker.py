@@ -1,10 +1,13 @@
 """The worker of a site: what it does with an order when the world around it is gone."""
 
+import hashlib
+
 import pytest
+import torch
 
 from tests.virtual import experiment
 from uncurtail.adapters import clock
-from uncurtail.adapters.blobs import ObjectStore
+from uncurtail.adapters.blobs import BlobError, ObjectStore
 from uncurtail.adapters.redis import SiteState
 from uncurtail.adapters.redis_server import free_port
 from uncurtail.core.orders import Desired
@@ -13,7 +16,8 @@ from uncurtail.lm.checkpoint import encode_weights
 from uncurtail.lm.data import Corpus, DataSection, prepare
 from uncurtail.lm.sections import ModelSection
 from uncurtail.lm.trainer import Trainer
-from uncurtail.site.link import Link
+from uncurtail.site.keeper import SnapshotKeeper
+from uncurtail.site.link import Link, Wish
 from uncurtail.site.throttle import Throttle
 from uncurtail.site.worker import Worker
 
@@ -89,6 +93,7 @@ def working(tmp_path, state) -> Worker:
         link=Link(state, "duck", 1),
         blobs=ObjectStore(None, tmp_path),
         trainer=Trainer(config.model, config.train, corpus, 0),
+        keeper=SnapshotKeeper(home / "snapshot"),
     )
 
 
@@ -117,6 +122,56 @@ def test_a_stand_by_order_waits_no_longer_than_its_site_without_a_coordinator(wo
     reply = worker.execute(order())
     assert (reply.steps, reply.error, reply.update) == (0, None, None)
     assert worker.orphaned()
+
+
+class Flaky(ObjectStore):
+    """A store that refuses the first so many writes below `updates/`, then works."""
+
+    refuse = 0
+
+    def put(self, key: str, data: bytes) -> None:
+        if key.startswith("updates/") and self.refuse:
+            self.refuse -= 1
+            raise BlobError(f"cannot write {key}: out of reach")
+        super().put(key, data)
+
+
+def consumed(worker):
+    return (worker.folder / "consumed.jsonl").read_text().splitlines()
+
+
+def test_a_base_that_cannot_be_read_now_can_be_asked_for_again(worker):
+    data = encode_weights(worker.trainer.weights())
+    base = f"objects/{hashlib.sha256(data).hexdigest()}"
+    reply = worker.execute(order(base=base, base_version=0))
+    assert reply.error == f"UnusableError: {base} is not there"
+    worker.blobs.put_hashed(data)
+    reply = worker.execute(order(base=base, base_version=0, attempt=2))
+    assert (reply.steps, reply.error) == (5, None)
+
+
+def test_an_update_is_handed_in_as_soon_as_the_store_is_back(worker, tmp_path):
+    base = worker.blobs.put_hashed(encode_weights(worker.trainer.weights()))
+    worker.config = experiment(fleet={"orphan_after_wall_s": 50.0})
+    worker.blobs = Flaky(None, tmp_path)
+    worker.blobs.refuse = 2
+    reply = worker.execute(order(base=base, base_version=0))
+    assert (reply.steps, reply.error) == (5, None)
+    assert worker.blobs.get(reply.update or "")
+    assert len(consumed(worker)) == 1
+
+
+def test_what_was_trained_and_cannot_be_handed_in_is_not_trained_again(worker, tmp_path):
+    base = worker.blobs.put_hashed(encode_weights(worker.trainer.weights()))
+    worker.blobs = Flaky(None, tmp_path)
+    worker.blobs.refuse = 1000
+    reply = worker.execute(order(base=base, base_version=0))
+    assert reply.error is not None
+    assert "out of reach" in reply.error
+    worker.blobs.refuse = 0
+    again = worker.execute(order(base=base, base_version=0, attempt=2))
+    assert (again.steps, again.error) == (0, reply.error)
+    assert len(consumed(worker)) == 1
 
 
 def test_an_order_in_hand_is_carried_out_without_a_state_server(worker):
@@ -160,3 +215,37 @@ def test_a_trainer_keeps_to_the_last_word_on_its_power_while_the_state_plane_kno
     until(lambda: worker.link.wish.desired is None)
     worker.execute(order(base=base, base_version=0, round=4))
     assert time.paused_s > slowed_s
+
+
+def test_a_stand_by_order_that_was_dropped_leaves_its_round_to_another_order(worker):
+    base = worker.blobs.put_hashed(encode_weights(worker.trainer.weights()))
+    worker.config = experiment(fleet={"orphan_after_wall_s": 50.0})
+    worker.link.wish = Wish(desired=Desired(epoch=1, session=1, train=False))  # the window shut
+    dropped = worker.execute(order())
+    worker.link.wish = Wish(desired=Desired(epoch=1, session=1, train=True))
+    assert (dropped.steps, dropped.error) == (0, None)
+    reply = worker.execute(order(base=base, base_version=0))
+    assert (reply.steps, reply.error) == (5, None), "the same round, another lease"
+
+
+def test_the_optimizer_state_is_on_its_way_to_the_disk_before_the_answer_goes_out(worker, tmp_path):
+    class Watched(ObjectStore):
+        """Notes whether a snapshot was unfinished or done when the update came."""
+
+        seen = False
+
+        def put(self, key: str, data: bytes) -> None:
+            folder = worker.folder / "snapshot"
+            self.seen |= any((folder / name).exists() for name in ("unfinished", "snapshot.json"))
+            super().put(key, data)
+
+    worker.blobs = Watched(None, tmp_path)
+    base = worker.blobs.put_hashed(encode_weights(worker.trainer.weights()))
+    assert not worker.blobs.seen
+    worker.execute(order(base=base, base_version=0))
+    assert worker.blobs.seen
+    assert worker.keeper.finish(30)
+    again = Trainer(worker.config.model, worker.config.train, Corpus.open(tmp_path / "data"), 7)
+    assert again.load_snapshot(worker.folder / "snapshot") is None
+    state, wanted = again.optimizers.state_dict(), worker.trainer.optimizers.state_dict()
+    assert all(torch.equal(state[name], wanted[name]) for name in wanted)

@@ -6,9 +6,9 @@ first rank does all that is seen. `OUT/saved/STEPS/` holds weights and optimizer
 the steps since.
 """
 
-import csv
 import json
 import os
+import shlex
 import shutil
 import signal
 from collections.abc import Callable
@@ -22,46 +22,29 @@ from rich.console import Console
 
 from uncurtail import config
 from uncurtail.adapters import clock
+from uncurtail.baselinefolder import (
+    PROGRESS_FILE,
+    RESOLVED_FILE,
+    STEPS_FILE,
+    SUMMARY_FILE,
+    WEIGHTS_FILE,
+    Progress,
+    Steps,
+    changed_settings,
+    read_losses,
+    saved,
+)
 from uncurtail.config import Config, ConfigError
+from uncurtail.datanote import NOTE_FILE, note_data
 from uncurtail.runfolder import write_atomic
 
 if TYPE_CHECKING:
     from uncurtail.lm.ranks import Ranks
     from uncurtail.lm.trainer import StepMetrics, Trainer
 
-PROGRESS_FILE, STEPS_FILE, SUMMARY_FILE = "progress.json", "steps.csv", "summary.json"
-WEIGHTS_FILE = "weights.safetensors"
-COLUMNS = ("step", "tokens", "loss", "lr_scale", "grad_norm", "train_s")
 SAVE_EVERY_WALL_S = 900.0
 TELL_EVERY_WALL_S = 5.0
 RECENT_STEPS = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a baseline has come. `train_s` is time in steps, over all its sessions."""
-
-    steps: int = 0
-    train_s: float = 0.0
-    # (tokens, nats per token, bits per byte) of the held-out text
-    evaluations: tuple[tuple[int, float, float], ...] = ()
-
-    @classmethod
-    def load(cls, out: Path) -> "Progress | None":
-        """What was saved last; None if nothing was."""
-        try:
-            body = json.loads((out / PROGRESS_FILE).read_text(encoding="utf-8"))
-            return cls(
-                body["steps"],
-                body["train_s"],
-                tuple((tokens, nats, bits) for tokens, nats, bits in body["evaluations"]),
-            )
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(
-                f"{out / PROGRESS_FILE} cannot be read ({error!r}): choose another --out"
-            ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +72,12 @@ def run_baseline(
         )
     if progress is None and resume:
         raise ConfigError(f"{place} holds no baseline to go on with: leave out --resume")
+    changed = [] if progress is None else changed_settings(place, settings)
+    if changed:
+        raise ConfigError(
+            f"{place} began as another experiment ({', '.join(changed)}): --resume with what it "
+            "began with, or name another --out"
+        )
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((place / "compiled").resolve()))
 
     import torch
@@ -105,9 +94,16 @@ def run_baseline(
             _leave_signals_to_the_first()
             trainer.follow()
             ranks.end()
-        arguments = " ".join([str(path), *(f"--set {override}" for override in overrides)])
-        first = _Baseline(settings, place, trainer, ranks, steps_per_epoch, arguments)
+        given = [str(path), *(word for override in overrides for word in ("--set", override))]
+        first = _Baseline(settings, place, trainer, ranks, steps_per_epoch, shlex.join(given))
         code = first.run(progress, limit)
+    except OSError as error:
+        trainer.dismiss()
+        ranks.leave()
+        raise ConfigError(
+            f"{place}: {error.strerror or error}: make room, then start it again; what was saved "
+            "is still there"
+        ) from None
     except ConfigError:  # raised between two orders only: the others wait for a word
         trainer.dismiss()
         ranks.leave()
@@ -149,7 +145,10 @@ class _Baseline:
     def run(self, progress: Progress | None, limit: Limit) -> int:
         """Train until the budget, the limit or the user ends it; save; sum up."""
         self.out.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.out / "resolved.json", config.dump(self.settings))
+        if progress is None:  # whatever was begun here and never saved does not bind anyone
+            (self.out / NOTE_FILE).unlink(missing_ok=True)
+        note_data(self.out, self.trainer.data)
+        write_atomic(self.out / RESOLVED_FILE, config.dump(self.settings))
         if progress is None:
             now = self._evaluated(Progress())
         else:
@@ -161,12 +160,20 @@ class _Baseline:
         wanted = self._wanted(limit)
         self._sum_up(now, finished=now.steps >= wanted)
         if now.steps >= wanted:
-            self._say(f"Next: uncurtail run {self.arguments}  (the same tokens, on elastic sites)")
+            same = "  (the same tokens, on elastic sites)" if limit.steps is None else ""
+            self._say(f"Next: uncurtail run {self.arguments}{same}")
             return 0
-        self._say(
-            f"Stopped. Resume with: uncurtail baseline {self.arguments} --out {self.out} --resume"
-        )
+        self._say(f"Stopped. {self._again(limit)}")
         return 130 if asked.now else 0
+
+    def _again(self, limit: Limit) -> str:
+        """How to go on; a session's minutes are its own."""
+        steps = "" if limit.steps is None else f" --steps {limit.steps}"
+        out = shlex.quote(str(self.out))
+        command = f"uncurtail baseline {self.arguments}{steps} --out {out}"
+        if (self.out / PROGRESS_FILE).exists():
+            return f"Resume with: {command} --resume"
+        return f"Nothing was trained yet; start with: {command}"
 
     def _train(self, now: Progress, limit: Limit, asked: "_Asked") -> Progress:
         from uncurtail.lm.trainer import NonFiniteLoss, TrainOrder
@@ -174,7 +181,7 @@ class _Baseline:
         wanted = self._wanted(limit)
         began = clock.monotonic()
         ends = began + (float("inf") if limit.minutes is None else 60.0 * limit.minutes)
-        with _Steps(self.out / STEPS_FILE, now.steps) as rows:
+        with Steps(self.out / STEPS_FILE, now.steps) as rows:
             while now.steps < wanted and not asked.now and clock.monotonic() < ends:
                 started = clock.monotonic()
                 pause = min(ends, started + SAVE_EVERY_WALL_S)
@@ -191,6 +198,8 @@ class _Baseline:
                         f"{error}: nothing was saved since step {now.steps}; lower the learning "
                         "rates (train.optim) and --resume"
                     ) from None
+                except ValueError as error:
+                    raise ConfigError(str(error)) from None
                 spent_s = now.train_s + clock.monotonic() - started
                 now = replace(now, steps=now.steps + result.steps, train_s=spent_s)
                 now = self._evaluated(now)
@@ -198,7 +207,7 @@ class _Baseline:
         return now
 
     def _teller(
-        self, before: Progress, wanted: int, started: float, rows: "_Steps"
+        self, before: Progress, wanted: int, started: float, rows: "Steps"
     ) -> "Callable[[StepMetrics], None]":
         """Writes each step down, and says every few seconds how it goes."""
         said, said_at = 0, started
@@ -221,7 +230,10 @@ class _Baseline:
 
     def _evaluated(self, now: Progress) -> Progress:
         """With the held-out loss of the model as it is; the record keeps one a token count."""
-        nats, bits = self.trainer.evaluate()
+        try:
+            nats, bits = self.trainer.evaluate()
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
         tokens = now.steps * self.trainer.tokens_per_step
         self._say(f"after {tokens:,} tokens: held-out loss {nats:.4f}, {bits:.4f} bits per byte")
         kept = tuple(e for e in now.evaluations if e[0] < tokens)
@@ -231,10 +243,13 @@ class _Baseline:
         """Weights and optimizer state into a folder of their own; then the record that names it."""
         from uncurtail.lm.checkpoint import encode_weights
 
-        folder = self.out / "saved" / str(now.steps)
+        folder = saved(self.out, now.steps)
         shutil.rmtree(folder, ignore_errors=True)
         self.trainer.save_snapshot(folder)
-        (folder / WEIGHTS_FILE).write_bytes(encode_weights(self.trainer.weights()))
+        with (folder / WEIGHTS_FILE).open("wb") as file:
+            file.write(encode_weights(self.trainer.weights()))
+            file.flush()
+            os.fsync(file.fileno())  # before the record that names them
         write_atomic(self.out / PROGRESS_FILE, json.dumps(asdict(now)))
         for old in folder.parent.iterdir():
             if old != folder:
@@ -243,7 +258,7 @@ class _Baseline:
     def _restore(self, now: Progress) -> None:
         from uncurtail.lm.checkpoint import decode_weights
 
-        folder = self.out / "saved" / str(now.steps)
+        folder = saved(self.out, now.steps)
         try:
             self.trainer.load(decode_weights((folder / WEIGHTS_FILE).read_bytes()))
         except (OSError, ValueError) as error:
@@ -253,15 +268,15 @@ class _Baseline:
             raise ConfigError(f"{folder} cannot be resumed from: {reason}")
 
     def _sum_up(self, now: Progress, *, finished: bool) -> None:
-        saved, final = self.out / "saved" / str(now.steps) / WEIGHTS_FILE, self.out / WEIGHTS_FILE
-        if saved.exists():
+        newest, final = saved(self.out, now.steps) / WEIGHTS_FILE, self.out / WEIGHTS_FILE
+        if newest.exists():
             final.unlink(missing_ok=True)
             with suppress(OSError):
-                os.link(saved, final)
+                os.link(newest, final)
             if not final.exists():
-                shutil.copyfile(saved, final)
+                shutil.copyfile(newest, final)
         tokens = now.steps * self.trainer.tokens_per_step
-        rows = _read_losses(self.out / STEPS_FILE)[-RECENT_STEPS:]
+        rows = read_losses(self.out / STEPS_FILE)[-RECENT_STEPS:]
         summary: dict[str, Any] = {
             "experiment": self.settings.name,
             "finished": finished,
@@ -316,38 +331,6 @@ class _Asked:
     def _ask(self, number: int, _frame: FrameType | None) -> None:
         self.now = True
         signal.signal(number, signal.SIG_DFL)
-
-
-class _Steps:
-    """steps.csv: a row a step, those beyond the saved step cut off first."""
-
-    def __init__(self, path: Path, steps: int) -> None:
-        kept = []
-        if path.exists():
-            with path.open(encoding="utf-8", newline="") as file:
-                kept = [row for row in csv.reader(file) if row and row[0].isdecimal()][:steps]
-        self._file = path.open("w", encoding="utf-8", newline="", buffering=1)
-        self._rows = csv.writer(self._file, lineterminator="\n")
-        self._rows.writerows([COLUMNS, *kept])
-
-    def __enter__(self) -> "_Steps":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def add(self, step: int, tokens: int, metrics: "StepMetrics", train_s: float) -> None:
-        """Append a step."""
-        self._rows.writerow(
-            (step, tokens, metrics.loss, metrics.lr_scale, metrics.grad_norm, round(train_s, 3))
-        )
-
-
-def _read_losses(path: Path) -> list[float]:
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [float(row["loss"]) for row in csv.DictReader(file)]
 
 
 def _leave_signals_to_the_first() -> None:

@@ -1,10 +1,10 @@
 """The coordinator's one loop: read, decide, reconcile, advance the round, record.
 
-`tick` never waits and never sleeps. It returns when it wants to be called again; being called
-earlier is harmless. The same loop runs in the real world and in virtual time.
+`tick` sleeps for nobody and waits for nobody but the store, where a merge and a commit are read and
+written. It returns when it wants to be called again; being called earlier is harmless. The same
+loop runs in the real world and in virtual time.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -19,7 +19,6 @@ from uncurtail.core.events import (
     SiteProvisioned,
     SiteReleased,
     StopRequested,
-    Trouble,
 )
 from uncurtail.core.fleet import Phase, Provision, Release, Seen, SiteState
 from uncurtail.core.forecasts import Experience
@@ -42,9 +41,7 @@ from uncurtail.ports import (
     State,
 )
 from uncurtail.roundkeeper import RoundKeeper
-
-# A steady trouble is written once, and again after this long.
-TROUBLE_AGAIN_WALL_S = 60.0
+from uncurtail.troubles import Troubles, clocks_off
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +85,7 @@ class Loop:
         self._run_id = run_id
         self._ports = ports
         self._epoch = past.epoch
-        self._began = past.began
+        self._began = self._took_over = past.began
         self._states = {name: past.states.get(name, SiteState()) for name in config.sites}
         windows = {
             name: WindowState(
@@ -106,7 +103,7 @@ class Loop:
         }
         self._hearts: Mapping[str, Heart] = {}
         self._alive: Mapping[str, frozenset[int]] = {}
-        self._troubles: dict[str, float] = {}
+        self._troubles = Troubles(self._emit)
         self._stopping: str | None = None
         self._acted = False
         self.finished = False
@@ -135,6 +132,7 @@ class Loop:
     def start(self, t: float, wall_s: float) -> None:
         """Say that this coordinator took over, and from which model."""
         now = Moment(t, wall_s)
+        self._took_over = t  # events of what was missed meanwhile come behind this one
         self._emit(
             CoordinatorStarted(
                 t=now.t,
@@ -171,7 +169,7 @@ class Loop:
     def _watch_windows(self, taken: Sequence[Reading], now: Moment) -> None:
         """Every reading gets its say at its own time, and silence has the last word."""
         for reading in taken:
-            self._watch_window(reading.site, reading, max(reading.t, self._began), now.wall_s)
+            self._watch_window(reading.site, reading, max(reading.t, self._took_over), now.wall_s)
         for site in self._states:
             self._watch_window(site, self.meter.readings.get(site), now.t, now.wall_s)
 
@@ -245,6 +243,8 @@ class Loop:
                 SiteProvisioned(t=now.t, wall_s=now.wall_s, site=site, session=after.session)
             )
         if after.phase is not before.phase:
+            # Power first: whoever finds the event after a kill goes on in the new phase from here.
+            self.meter.cut(now.t)
             said.append(
                 SitePhase(
                     t=now.t,
@@ -342,19 +342,18 @@ class Loop:
         return round(max(self._began, now.t - ago_s), 3)
 
     def note_troubles(self, now: Moment) -> None:
-        """Write down what fails outside, once a minute while it lasts; at a site, only once."""
-        for source, message in (
-            ("flower", self._ports.post.trouble),
-            ("redis", self._ports.state.trouble),
-            ("energy", self._ports.feed.trouble),
-            ("deadline", self._decider.trouble),
-            *((site, heart.trouble) for site, heart in self._hearts.items()),
-        ):
-            if message is None:
-                self._troubles.pop(source, None)
-            elif now.wall_s - self._troubles.get(source, 0.0) > TROUBLE_AGAIN_WALL_S:
-                self._troubles[source] = math.inf if source in self._hearts else now.wall_s
-                self._emit(Trouble(t=now.t, wall_s=now.wall_s, source=source, message=message))
+        """Write down what fails outside."""
+        sessions = {site: state.session for site, state in self._states.items()}
+        messages = {
+            "flower": self._ports.post.trouble,
+            "redis": self._ports.state.trouble,
+            "fleet": self._ports.provisioner.trouble,
+            "energy": self._ports.feed.trouble,
+            "deadline": self._decider.trouble,
+            "clock": clocks_off(self._hearts, sessions),
+        }
+        self._troubles.note(messages, now)
+        self._troubles.note_once({f"site {n}": h.trouble for n, h in self._hearts.items()}, now)
 
     def finish_when_drained(self, now: Moment) -> None:
         """End the run once it winds down, every site is gone and no round is open."""

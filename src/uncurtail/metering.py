@@ -34,10 +34,14 @@ class Meter:
         self.ledger = ledger
         self.readings: dict[str, Reading] = {}
 
-    def resume(self, readings: Mapping[str, Reading], read_until: float) -> None:
-        """Go on with the readings of an earlier coordinator."""
+    def resume(self, readings: Mapping[str, Reading]) -> None:
+        """Go on with the readings of an earlier coordinator.
+
+        It may have been killed between two readings of one time: each site goes on behind its own.
+        """
         self.readings = dict(readings)
-        self._read_until = read_until
+        heard = [readings[site].t for site in self._sites if site in readings]
+        self._read_until = min(heard) if len(heard) == len(self._sites) else self.since - 1.0
 
     def begin(self) -> list[Reading]:
         """Take the value in force at the start."""
@@ -89,7 +93,7 @@ class Meter:
         return reading.value
 
     def _take(self, after: float, until: float) -> list[Reading]:
-        taken = self._feed.readings(after, until)
+        taken = [reading for reading in self._feed.readings(after, until) if self._is_new(reading)]
         for reading in taken:
             before = self.readings.get(reading.site)
             if before is None or before.value != reading.value:
@@ -98,3 +102,8 @@ class Meter:
             self._record.reading(reading)
         self._read_until = max(self._read_until, until)
         return taken
+
+    def _is_new(self, reading: Reading) -> bool:
+        """Not one that an earlier coordinator took in."""
+        before = self.readings.get(reading.site)
+        return before is None or reading.t > before.t

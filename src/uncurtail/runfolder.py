@@ -26,6 +26,13 @@ from uncurtail.core.signals import Kind, Reading, Signal, Trace
 # Names the run folder to every process of a run.
 RUN_DIR = "UNCURTAIL_RUN_DIR"
 
+# In private/: which process is the run's supervisor, and which its coordinator.
+SUPERVISOR = "supervisor.json"
+COORDINATOR = "coordinator.json"
+
+# In sites/SITE/snapshot/: see `RunFolder.unfinished_snapshot`.
+UNFINISHED_SNAPSHOT = "unfinished"
+
 # The last three came later: a run folder without them says "marginal", published as it was known.
 READINGS = ("t", "site", "intensity_g_per_kwh", "published", "kind", "source")
 POWER = ("start", "end", "site", "phase", "power_w", "grid_power_w", "intensity_g_per_kwh")
@@ -71,6 +78,10 @@ class RunFolder:
     def site(self, name: str) -> Path:
         """What a site keeps for itself: consumed.jsonl, snapshot/, log."""
         return self.sites / name
+
+    def unfinished_snapshot(self, site: str) -> Path:
+        """A mark that lies there while the site's newest optimizer state is not on disk yet."""
+        return self.site(site) / "snapshot" / UNFINISHED_SNAPSHOT
 
     def read_events(self) -> list[Event]:
         """All events in order."""
@@ -253,6 +264,21 @@ def write_atomic(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def lines_from(
+    path: Path, start: int, end: int | None = None, limit: int | None = None
+) -> tuple[list[str], int]:
+    """Whole lines from `start` to `end` (None: to the end, or about `limit` bytes), and where."""
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            wanted = limit if end is None else end - start
+            data = file.read() if wanted is None else file.read(wanted)
+    except FileNotFoundError:
+        return [], start
+    whole = data.rfind(b"\n") + 1
+    return data[:whole].decode().splitlines(), start + whole
 
 
 def newest(runs: Path, name: str) -> RunFolder | None:

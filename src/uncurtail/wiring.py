@@ -5,9 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from uncurtail.adapters.blobs import BlobError, ObjectStore
+from uncurtail.adapters.blobs import ObjectStore, UnusableError
 from uncurtail.adapters.flower_commands import Flower
-from uncurtail.adapters.processes import ProcessProvisioner
 from uncurtail.adapters.redis import CoordinatorState
 from uncurtail.adapters.traces import load_csv
 from uncurtail.config import Config, ConfigError, parse
@@ -32,6 +31,7 @@ from uncurtail.core.ledger import Ledger
 from uncurtail.core.signals import Kind, Reading, Signal, Trace
 from uncurtail.loop import Loop, Past, Ports
 from uncurtail.ports import Post
+from uncurtail.provisioning import provisioner
 from uncurtail.runfolder import Journal, RunFolder
 from uncurtail.sourcing import aged, feed, live_source
 from uncurtail.sourcing import secret as secret  # its readers find it here
@@ -186,6 +186,9 @@ def newest_commit(folder: RunFolder, blobs: ObjectStore) -> Commit | None:
     """The newest commit whose objects verify; None before the first.
 
     Newer ones that cannot be used are set aside: their place is needed for the next commit.
+
+    Raises:
+        BlobError: The store cannot be reached. Nothing is set aside for that.
     """
     for name in reversed(blobs.keys("commits")):
         try:
@@ -193,7 +196,7 @@ def newest_commit(folder: RunFolder, blobs: ObjectStore) -> Commit | None:
             for key in (commit.model, commit.outer):
                 if key is not None:
                     blobs.get(key)
-        except (BlobError, ValueError):
+        except (UnusableError, ValueError):
             blobs.set_aside(name)
             continue
         return commit
@@ -235,6 +238,7 @@ def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
     endpoints = Endpoints.load(folder)
     start = start_time(config, wall_s)
     blobs = store(config, folder)
+    blobs.copy_missing("commits")
     corpus = Corpus.open(Path(endpoints.data))
     batch, length = config.train.batch_sequences, config.model.sequence_length
     head = first_commit(config, folder, blobs, start, corpus.steps_per_epoch(length, batch))
@@ -242,7 +246,14 @@ def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
     known = {} if config.energy.live else traces(config, before.began)
     ports = Ports(
         feed=feed(config, known, before.metered_until),
-        provisioner=ProcessProvisioner(folder.path, config.sites),
+        provisioner=provisioner(
+            config,
+            folder,
+            endpoints.redis_url,
+            post.online,
+            {name: state.session for name, state in before.states.items()},
+            fleet.living(before.states),
+        ),
         post=post,
         state=CoordinatorState(endpoints.redis_url, folder.run_id, list(config.sites)),
         merger=UpdateMerger(blobs, config.outer),
@@ -255,7 +266,7 @@ def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
     if config.energy.live:
         heard = aged(heard, folder.read_events(), before.metered_until, wall_s)
     if heard:
-        loop.meter.resume(heard, max(reading.t for reading in heard.values()))
+        loop.meter.resume(heard)
     else:
         loop.meter.begin()
     return loop

@@ -8,10 +8,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 from uncurtail.adapters import children, clock, gpu_limits
+from uncurtail.core import slots
 from uncurtail.core.fleet import SiteSection
+from uncurtail.runfolder import RunFolder
 
 LEADER = "leader"
 LOOK_EVERY_S = 0.25
@@ -21,17 +22,28 @@ KILL_AFTER_S = 8.0
 class ProcessProvisioner:
     """Starts `uncurtail site lead` for each session, with its own CPU share or GPU slot."""
 
-    def __init__(self, run: Path, sites: Mapping[str, SiteSection]) -> None:
-        self._run = run
+    trouble: str | None = None  # what cannot be started ends, and its log says why
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        sites: Mapping[str, SiteSection],
+        snapshot_timeout_s: float,
+        kill_after_s: float = KILL_AFTER_S,
+    ) -> None:
+        self._folder = folder
+        self._run = folder.path
         self._sites = sites
+        self._snapshot_timeout_s = snapshot_timeout_s
+        self._kill_after_s = kill_after_s
         self._own: dict[tuple[str, int], subprocess.Popen[bytes]] = {}
         self._asked: dict[tuple[str, int], float] = {}
         self._seen: list[children.Marked] = []
         self._looked = 0.0
 
     def provision(self, site: str, session: int) -> None:
-        """Start the session unless it was started already."""
-        if (site, session) in self._own:
+        """Start the session unless it was started already, by us or by a coordinator before us."""
+        if (site, session) in self._own or session in self.alive().get(site, ()):
             return
         section = self._sites[site]
         marks = {
@@ -47,16 +59,25 @@ class ProcessProvisioner:
         log = self._run / "sites" / site / "log"
         # Not tied to this process: the site outlives a coordinator that crashes, and the next one
         # finds it. The supervisor adopts it.
-        self._own[site, session] = children.spawn(
+        child = children.spawn(
             [*command, str(session)], marks=marks, log=log, dies_with_parent=False
         )
+        if section.cpus is not None:
+            children.keep_to(child.pid, slots.cpus(section.cpus))
+        self._own[site, session] = child
         self._looked = 0.0
 
     def release(self, site: str, session: int) -> None:
-        """Ask the session to end; after a while, or without a leader, end it the hard way."""
+        """Ask the session to end; after a while, or without a leader, end it the hard way.
+
+        The while is longer for a trainer that is seen to write its snapshot.
+        """
         members = [p for p in self._look() if (p.site, p.session) == (site, session)]
         asked_at = self._asked.setdefault((site, session), clock.monotonic())
-        patient = clock.monotonic() - asked_at < KILL_AFTER_S
+        saving_s = (
+            self._snapshot_timeout_s if self._folder.unfinished_snapshot(site).exists() else 0.0
+        )
+        patient = clock.monotonic() - asked_at < self._kill_after_s + saving_s
         leaders = [p for p in members if p.role == LEADER]
         if leaders and patient:
             for leader in leaders:

@@ -12,7 +12,7 @@ from typing import Any
 import redis
 
 from uncurtail.adapters import clock
-from uncurtail.core.orders import Announcement, Desired, Heart, StepReport
+from uncurtail.core.orders import Announcement, Desired, Heart, StepReport, Wanted
 
 # A heartbeat older than this is no heartbeat.
 HEART_TTL_MS = 10_000
@@ -44,6 +44,10 @@ class Keys:
     def desired(self, site: str) -> str:
         """What a site should do."""
         return f"{self.prefix}:desired:{site}"
+
+    def wanted(self, site: str) -> str:
+        """Which session the machine of a static site should run."""
+        return f"{self.prefix}:wanted:{site}"
 
     def heart(self, site: str) -> str:
         """What a site says of itself."""
@@ -118,6 +122,28 @@ class CoordinatorState:
         return True
 
 
+class MachineState:
+    """The provisioner's side of static sites: which sessions are wanted, and which are heard of."""
+
+    def __init__(self, url: str, run_id: str, sites: Sequence[str]) -> None:
+        self._client = connect(url)
+        self._keys = Keys(run_id)
+        self._sites = list(sites)
+
+    def exchange(self, wanted: Mapping[str, Wanted]) -> dict[str, int] | None:
+        """Write what is wanted; each site's session that lives. None while it is out of reach."""
+        pipe = self._client.pipeline(transaction=False)
+        for site, what in wanted.items():
+            pipe.set(self._keys.wanted(site), json.dumps(asdict(what)))
+        pipe.mget([self._keys.heart(site) for site in self._sites])
+        try:
+            *_, hearts = pipe.execute()
+        except redis.RedisError:
+            return None
+        found = zip(self._sites, hearts, strict=True)
+        return {site: Heart(**json.loads(raw)).session for site, raw in found if raw is not None}
+
+
 class SiteState:
     """A site's side: one call reads everything and writes the heartbeat and new steps."""
 
@@ -156,6 +182,40 @@ class SiteState:
             None if announcement is None else Announcement(**json.loads(announcement)),
             now[0] + now[1] / 1e6,
         )
+
+
+class GateState:
+    """What the gate asks and tells on behalf of sites elsewhere. None while out of reach."""
+
+    def __init__(self, url: str, run_id: str, sites: Sequence[str]) -> None:
+        self._client = connect(url)
+        self._keys = Keys(run_id)
+        self._sites = {site: SiteState(url, run_id, site) for site in sites}
+
+    def exchange(
+        self, site: str, heart: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any] | None:
+        """`SiteState.exchange` for a site, as JSON."""
+        found = self._sites[site].exchange(heart, steps)
+        if found is None:
+            return None
+        coordinator, desired, announcement, server_s = found
+        return {
+            "coordinator": coordinator,
+            "desired": None if desired is None else asdict(desired),
+            "announcement": None if announcement is None else asdict(announcement),
+            "server_s": server_s,
+        }
+
+    def wanted(self, site: str) -> Wanted | None:
+        """Which session should be up: as its provisioner says, or as the coordinator does."""
+        try:
+            said, desired = self._client.mget([self._keys.wanted(site), self._keys.desired(site)])
+        except redis.RedisError:
+            return None
+        if said is not None:
+            return Wanted(**json.loads(said))
+        return None if desired is None else Wanted(Desired(**json.loads(desired)).session, up=True)
 
 
 def reachable(url: str) -> str | None:

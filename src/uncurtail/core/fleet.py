@@ -11,8 +11,10 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from uncurtail.core.clouds import ExalsiusSection, ExalsiusSite, FleetKind
 from uncurtail.core.events import Event, SitePhase, SiteProvisioned, SiteReleased
 from uncurtail.core.ledger import Ledger
+from uncurtail.core.nodes import RemoteSection
 from uncurtail.core.policy import Capped, Costs, Verdict
 from uncurtail.core.section import Section
 
@@ -50,7 +52,11 @@ class SiteSection(Section):
     price_eur_per_kwh: float | None = Field(default=None, ge=0)
     threads: int = Field(default=1, ge=1)  # of all its ranks together
     ranks: int = Field(default=1, ge=1)  # processes that share each step; one for each GPU
-    cuda_devices: str | None = None  # "0,1": the GPU slot; unset: CPU
+    kind: FleetKind | None = None  # where it runs; unset: fleet.kind
+    # Of a site that runs here: its GPU slot, and the CPUs that it keeps to. Unset: CPU; any CPU.
+    cuda_devices: str | None = None  # "0,1"
+    cpus: str | None = None  # "0-15,32"
+    exalsius: ExalsiusSite = ExalsiusSite()
 
     @model_validator(mode="after")
     def _capped_operation_is_whole(self) -> Self:
@@ -94,14 +100,18 @@ class SiteSection(Section):
 class FleetSection(Section):
     """How sites are started, and how long each stage may take by the wall clock."""
 
-    kind: str = Field(default="processes", pattern="^(processes)$")
+    kind: FleetKind = "processes"
     # A start needs torch, a key, a SuperNode: about 6 s on a laptop, minutes on a cloud.
     provision_timeout_wall_s: float = Field(default=300.0, gt=0)
     # A drain is one step, one upload, one Flower reply.
     drain_timeout_wall_s: float = Field(default=30.0, gt=0)
+    # How long a site that goes may write its optimizer state, at idle power: 2.9 GB at depth 20.
+    snapshot_timeout_wall_s: float = Field(default=120.0, ge=0)
     # A site without a coordinator finishes, snapshots and exits.
     orphan_after_wall_s: float = Field(default=60.0, gt=0)
     max_retry_wall_s: float = Field(default=60.0, gt=0)
+    remote: RemoteSection = RemoteSection()
+    exalsius: ExalsiusSection = ExalsiusSection()
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,3 +317,8 @@ def replay(sites: Iterable[str], events: Iterable[Event]) -> dict[str, SiteState
             case _:
                 pass
     return states
+
+
+def living(states: Mapping[str, SiteState]) -> list[tuple[str, int]]:
+    """The sessions that are believed to exist."""
+    return [(n, s.session) for n, s in states.items() if s.phase is not Phase.RELEASED]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from uncurtail.lm.headloss import SOFTCAP, head_loss
+from uncurtail.lm.headloss import SOFTCAP, head_loss, head_losses
 from uncurtail.lm.sections import ModelSection
 
 __all__ = ["GPT", "ModelSection", "initial_weights", "rotary_tables", "rotate"]
@@ -136,6 +136,12 @@ class GPT(nn.Module):
         """Mean cross-entropy, nats per token, a float32 scalar; never holds all the logits."""
         x_NC = self.features(tokens_BT).flatten(0, 1)
         return head_loss(x_NC, self.lm_head.weight, targets_BT.flatten())
+
+    def losses(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """What `loss` is the mean of, a float32 for each of B T tokens; without gradients."""
+        with torch.no_grad():
+            x_NC = self.features(tokens_BT).flatten(0, 1)
+            return head_losses(x_NC, self.lm_head.weight, targets_BT.flatten())
 
     def features(self, tokens_BT: Tensor) -> Tensor:
         """What the head sees, normalised, in `compute_dtype`; (B, T) -> (B, T, C)."""

@@ -10,13 +10,12 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from uncurtail.lm.data import Corpus
@@ -25,7 +24,7 @@ from uncurtail.lm.optim import build_optimizers, fast_bf16
 from uncurtail.lm.ranks import Ranks, Word
 from uncurtail.lm.schedule import decay_scale, lr_scale, muon_momentum
 from uncurtail.lm.sections import ModelSection, TrainSection
-from uncurtail.lm.snapshot import read_snapshot, write_snapshot
+from uncurtail.lm.snapshot import Snapshot, read_snapshot, write_snapshot
 
 __all__ = [
     "NonFiniteLoss",
@@ -136,6 +135,11 @@ class Trainer:
         self._token_bytes[: len(known)] = known
 
     @property
+    def data(self) -> Path:
+        """The folder of the tokens that it trains on."""
+        return self._corpus.folder
+
+    @property
     def tokens_per_step(self) -> int:
         """Tokens of one step at this site, all ranks together."""
         return self._train.batch_sequences * self._section.sequence_length
@@ -154,10 +158,11 @@ class Trainer:
         Raises:
             NonFiniteLoss: On any rank, so on all, and before the optimizer moves; the steps before
                 it stay in the model.
+            ValueError: The GPU's memory is too small.
             PartedError: One of several ranks cannot go on, so none can; end this process.
         """
         self._ranks.tell(Word.TRAIN, asdict(order))
-        with self._ranks.together():
+        with self._ranks.together(), self._within_memory():
             return self._take_steps(order, should_stop, on_step)
 
     def _take_steps(
@@ -213,11 +218,11 @@ class Trainer:
         """Held-out loss: nats per token, and bits per UTF-8 byte (document starts not counted).
 
         Raises:
-            ValueError: The held-out text is shorter than one sequence.
+            ValueError: The held-out text is shorter than one sequence, or memory is too small.
         """
         next(self._corpus.val_batches(self._section.sequence_length, 1, 1))  # or say there is none
         self._ranks.tell(Word.EVALUATE)
-        with self._ranks.together():
+        with self._ranks.together(), self._within_memory():
             return self._held_out()
 
     @torch.no_grad()
@@ -227,10 +232,9 @@ class Trainer:
         length, wanted = self._section.sequence_length, self._train.val_sequences
         batches = self._corpus.val_batches(length, wanted, self._micro)
         for inputs_BT, targets_BT in islice(batches, self._ranks.rank, None, self._ranks.size):
-            logits_BTV = self.model(inputs_BT.to(self._device))
             targets = targets_BT.flatten()
-            losses = F.cross_entropy(
-                logits_BTV.flatten(0, 1), targets.to(self._device), reduction="none"
+            losses = self.model.losses(
+                inputs_BT.to(self._device), targets_BT.to(self._device)
             ).cpu()
             sizes = self._token_bytes[targets]
             nats += float(losses.double().sum())
@@ -268,13 +272,18 @@ class Trainer:
         state = self.model.state_dict()
         return {name: value.to("cpu", torch.float32, copy=True) for name, value in state.items()}
 
+    def snapshot(self) -> Snapshot:
+        """A copy of the optimizer state; the weights are the coordinator's to keep."""
+        state = self.optimizers.state_dict()
+        return Snapshot({n: t.detach().to("cpu", copy=True) for n, t in state.items()}, self._kind)
+
     def save_snapshot(self, folder: Path) -> None:
-        """Write the optimizer state, atomically; the weights are the coordinator's to keep.
+        """Write the optimizer state, atomically.
 
         Raises:
             OSError: The disk is full or the folder cannot be written; the old snapshot stays.
         """
-        write_snapshot(folder, self.optimizers.state_dict(), self._kind)
+        write_snapshot(folder, self.snapshot())
 
     def load_snapshot(self, folder: Path) -> str | None:
         """Continue with a snapshot's optimizer state; returns why it was ignored, None if used."""
@@ -288,6 +297,19 @@ class Trainer:
         self._ranks.tell(Word.RESTORE)
         self._ranks.copy_from_first(self.optimizers.state_dict().values())
         return None
+
+    @contextmanager
+    def _within_memory(self) -> Iterator[None]:
+        """Says in a line what to do when the GPU's memory is too small."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            self.optimizers.zero_grad()
+            raise ValueError(
+                f"{self._device} has too little memory for {self._micro} sequences of "
+                f"{self._section.sequence_length} tokens at a time: lower train.micro_sequences, "
+                "or set train.checkpoint_activations"
+            ) from error
 
     @property
     def _kind(self) -> str:

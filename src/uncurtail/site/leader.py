@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -27,10 +28,13 @@ class Stop(Exception):  # noqa: N818 - not an error: somebody asked us to end
     """The provisioner asked this session to end."""
 
 
-def lead(folder: RunFolder, flower: Flower, site: str, session: int, ranks: int = 1) -> int:
+def lead(
+    folder: RunFolder, flower: Flower, site: str, session: int, *, ranks: int, patience_s: float
+) -> int:
     """Run one session until it is told to stop (0) or loses a member (1).
 
-    `ranks` processes train; only the first of them speaks to anyone but the others.
+    `ranks` processes train; only the first of them speaks to anyone but the others. At the end
+    they have `patience_s` to finish the snapshot that they are writing.
     Must be the leader of its own session (setsid): at the end it kills its process group.
     """
     signal.signal(signal.SIGTERM, _stop)
@@ -48,7 +52,11 @@ def lead(folder: RunFolder, flower: Flower, site: str, session: int, ranks: int 
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         shutil.rmtree(sockets, ignore_errors=True)
-        _end(members, limits)
+        unfinished = folder.unfinished_snapshot(site)
+        end(members[:ranks], members[ranks:], unfinished.exists, patience_s)
+        gpu_limits.restore(limits)
+        _kill_group()
+        unfinished.unlink(missing_ok=True)  # whoever was to remove it is gone
     return code
 
 
@@ -98,20 +106,40 @@ def _places(ranks: int) -> list[dict[str, str]]:
     return [{**meeting, "RANK": str(n), "LOCAL_RANK": str(n)} for n in range(ranks)]
 
 
-def _end(members: list[subprocess.Popen[bytes]], limits: Path) -> None:
-    """SIGTERM first, so that the SuperNode says goodbye; then SIGKILL for the whole group."""
-    for child in members:
-        if child.poll() is None:
-            child.terminate()
+def end(
+    trainers: list[subprocess.Popen[bytes]],
+    others: list[subprocess.Popen[bytes]],
+    saving: Callable[[], bool],
+    patience_s: float,
+) -> None:
+    """Ask a session's members to end, and wait a moment for it: the SuperNode says goodbye.
+
+    Trainers are left in peace while they are `saving`, for as long as `patience_s`: their optimizer
+    state is what the site's next session begins with.
+    """
+    _ask(others)
+    give_up = clock.monotonic() + patience_s
+    while saving() and all(t.poll() is None for t in trainers) and clock.monotonic() < give_up:
+        clock.pause(0.05)
+    _ask(trainers)
+    members = [*trainers, *others]
     deadline = clock.monotonic() + STOP_GRACE_S
     while any(child.poll() is None for child in members) and clock.monotonic() < deadline:
         clock.pause(0.05)
-    gpu_limits.restore(limits)
+
+
+def _kill_group() -> None:
     if os.getpgrp() == os.getpid():
         # Also the ClientApps, which are not our children. We go with them: say why first.
         sys.stdout.flush()
         for pid in children.group(os.getpid()):
             children.signal_pid(pid, signal.SIGKILL)
+
+
+def _ask(members: list[subprocess.Popen[bytes]]) -> None:
+    for child in members:
+        if child.poll() is None:
+            child.terminate()
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:

@@ -15,8 +15,12 @@ def lead_session(path: Path, site: str, session: int) -> int:
     from uncurtail.site.leader import lead
 
     folder = RunFolder(path)
-    ranks = wiring.read_config(folder).sites[site].ranks
-    return lead(folder, wiring.flower(folder, wiring.Endpoints.load(folder)), site, session, ranks)
+    config = wiring.read_config(folder)
+    flower = wiring.flower(folder, wiring.Endpoints.load(folder))
+    patience_s = config.fleet.snapshot_timeout_wall_s
+    return lead(
+        folder, flower, site, session, ranks=config.sites[site].ranks, patience_s=patience_s
+    )
 
 
 def train_session(path: Path, site: str, session: int, socket: Path) -> None:
@@ -33,6 +37,7 @@ def train_session(path: Path, site: str, session: int, socket: Path) -> None:
     from uncurtail.lm.data import Corpus
     from uncurtail.lm.ranks import Ranks
     from uncurtail.lm.trainer import Trainer
+    from uncurtail.site.keeper import SnapshotKeeper
     from uncurtail.site.link import Link
     from uncurtail.site.throttle import Throttle
     from uncurtail.site.worker import Worker, serve
@@ -49,6 +54,7 @@ def train_session(path: Path, site: str, session: int, socket: Path) -> None:
         trainer.follow()
         ranks.end()
         return
+    keeper = SnapshotKeeper(home / "snapshot")
     trainer.load_snapshot(home / "snapshot")
     link = Link(SiteState(endpoints.redis_url, folder.run_id, site), site, session)
     worker = Worker(
@@ -60,8 +66,10 @@ def train_session(path: Path, site: str, session: int, socket: Path) -> None:
         blobs=wiring.store(config, folder),
         trainer=trainer,
         throttle=Throttle(section.capped_speed, _gpu_limits(section, ranks.size, home)),
+        keeper=keeper,
     )
     serve(worker, socket)
+    keeper.finish(config.fleet.snapshot_timeout_wall_s)
     trainer.dismiss()
     ranks.end()
 
