@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from uncurtail.adapters import certificates, children, clock
+from uncurtail.adapters import certificates, children, clock, gpu_limits
 from uncurtail.adapters.flower_commands import Flower
 from uncurtail.adapters.redis import reachable
 from uncurtail.adapters.redis_server import EmbeddedRedis, free_port, plan_embedded
@@ -40,6 +40,12 @@ STEADY_S = 120.0
 
 
 SUPEREXEC_SECRET = "UNCURTAIL_SUPEREXEC_SECRET"
+
+
+def saving_s(config: Config, folder: RunFolder) -> float:
+    """What a run that drains may take longer because a trainer is writing its snapshot."""
+    saving = any(folder.unfinished_snapshot(site).exists() for site in config.sites)
+    return config.fleet.snapshot_timeout_wall_s if saving else 0.0
 
 
 class RunFailedError(UserError):
@@ -243,9 +249,8 @@ class Supervisor:
         """Whether what was asked to stop has had its time; sites that save have more."""
         if self.stop_at is None:
             return False
-        saving = any(self.folder.unfinished_snapshot(site).exists() for site in self.config.sites)
-        saving_s = self.config.fleet.snapshot_timeout_wall_s if saving else 0.0
-        return clock.monotonic() > self.stop_at + self.drain_s + saving_s
+        more_s = saving_s(self.config, self.folder)
+        return clock.monotonic() > self.stop_at + self.drain_s + more_s
 
     def _end(self) -> None:
         for child in self.procs.values():
@@ -257,6 +262,10 @@ class Supervisor:
         ):
             clock.pause(0.05)
         children.kill_marked(self.folder.run_id)
+        for site in self.config.sites:
+            why = gpu_limits.restore(self.folder.site(site) / gpu_limits.RECORD)
+            if why is not None:
+                self.monitor.say(f"{site}: its GPUs keep the power limit of capped training: {why}")
         for child in self.procs.values():
             child.wait()
         children.reap([])

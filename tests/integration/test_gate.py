@@ -12,7 +12,7 @@ import pytest
 from tests.integration.stack import SmallRun
 from uncurtail.adapters import certificates, children
 from uncurtail.adapters.flower_commands import Flower
-from uncurtail.adapters.gate_client import ADDRESS, AUTHORITY, TOKEN
+from uncurtail.adapters.gate_pass import ADDRESS, AUTHORITY, TOKEN
 from uncurtail.adapters.redis_server import free_port
 from uncurtail.core.events import RoundCommitted, SitePhase, SiteReleased
 from uncurtail.verify import verify
