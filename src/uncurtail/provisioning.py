@@ -146,7 +146,8 @@ def kubernetes_cloud(
     config: Config, run_id: str, context: str | None, sites: Collection[str]
 ) -> Kubernetes:
     """The cloud of a run's sites in one cluster."""
-    api = Api(kubernetes_api.settings(context), timeout_s=config.fleet.remote.call_timeout_wall_s)
+    timeout_s = config.fleet.remote.call_timeout_wall_s
+    api = Api(kubernetes_api.settings(context), timeout_s=timeout_s, keep=False)
     places: dict[str, Place] = {}
     for name in sites:
         machine = config.sites[name].kubernetes
@@ -159,7 +160,7 @@ def kubernetes_cloud(
             places[name] = PodPlace(
                 api, run_id, name, machine, namespace=namespace, grace_s=grace_s
             )
-    return Kubernetes(api, context, places)
+    return Kubernetes(context, places)
 
 
 def clouds(config: Config, run_id: str, last: Mapping[str, int]) -> list[tuple[Cloud, list[str]]]:

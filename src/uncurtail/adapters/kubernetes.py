@@ -51,15 +51,9 @@ class Place(Protocol):
 class Kubernetes:
     """The `Cloud` of the sites of one cluster. Called by one thread."""
 
-    def __init__(self, api: Api, context: str | None, places: Mapping[str, Place]) -> None:
-        """`api` is what the places ask, too."""
+    def __init__(self, context: str | None, places: Mapping[str, Place]) -> None:
         self.name = "kubernetes" if context is None else f"kubernetes {context}"
-        self._api = api
         self._places = places
-
-    def close(self) -> None:
-        """Let the connections go."""
-        self._api.close()
 
     def look(self) -> Sequence[Node]:
         """Every pod of this run."""

@@ -114,14 +114,22 @@ class Api:
     """One cluster, for code that may wait. Safe to share between threads."""
 
     def __init__(
-        self, config: "SingleConfig", *, timeout_s: float = 15.0, answered: Answered | None = None
+        self,
+        config: "SingleConfig",
+        *,
+        timeout_s: float = 15.0,
+        answered: Answered | None = None,
+        keep: bool = True,
     ) -> None:
+        """`keep`: connections stay open between calls, until `close`."""
         import httpx2
         from lightkube.config.client_adapter import Client, ConnectionParams
 
         self.namespace = config.namespace or "default"
         params = ConnectionParams(timeout=httpx2.Timeout(timeout_s))
         self._http = Client(config, params)
+        if not keep:
+            self._http.headers["Connection"] = "close"
         self._answered = answered
 
     def close(self) -> None:

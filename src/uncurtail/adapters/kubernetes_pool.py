@@ -21,6 +21,7 @@ from uncurtail.core.nodes import Node, NodeState
 from uncurtail.operator.names import API_VERSION, DRAINED, GROUP, POOL_LABEL
 
 POOL = Kind("SuperNodePool", API_VERSION, "supernodepools")
+CLAIMS = 5
 SESSION = f"{GROUP}/uncurtail-session"  # run, site and session, on the SuperNodePool
 
 
@@ -68,25 +69,10 @@ class PoolPlace:
 
     def create(self, session: int, environment: Mapping[str, str]) -> None:
         """Write what the pod is told, say whose session it is, and scale to one."""
-        found = self._api.find(self._path)
-        if found is None:
-            raise KubeError(
-                f"there is no SuperNodePool {self._name} in namespace {self._namespace}: apply a "
-                "Federation in mode StatefulSet with that pool, where the operator runs"
-            )
-        if _replicas(found) and self._session(found) is None:
-            raise KubeError(
-                f"SuperNodePool {self._name} is scaled up, and not by this run: scale it to 0, or "
-                "name another pool"
-            )
+        found = self._free()
         told = secret(secret_name(self._name), self._namespace, found, environment)
         self._api.apply(self._secret, told, MANAGER)
-        meta = {
-            "annotations": {SESSION: f"{self._run}.{self._site}.{session}"},
-            # Of two runs that take it at once, one has a conflict.
-            "resourceVersion": found["metadata"]["resourceVersion"],
-        }
-        self._api.merge(self._path, {"metadata": meta}, MANAGER)
+        self._claim(session, found)
         self._scale(1)
 
     def delete(self, node: Node) -> None:
@@ -103,6 +89,39 @@ class PoolPlace:
                 if error.code != 404:
                     raise
         gone(self._api, self._secret)
+
+    def _free(self) -> Manifest:
+        """The pool, if it is ours to scale."""
+        found = self._api.find(self._path)
+        if found is None:
+            raise KubeError(
+                f"there is no SuperNodePool {self._name} in namespace {self._namespace}: apply a "
+                "Federation in mode StatefulSet with that pool, where the operator runs"
+            )
+        if _replicas(found) and self._session(found) is None:
+            raise KubeError(
+                f"SuperNodePool {self._name} is scaled up, and not by this run: scale it to 0, or "
+                "name another pool"
+            )
+        return found
+
+    def _claim(self, session: int, found: Manifest) -> None:
+        """Write whose session the pool is."""
+        for tried in range(CLAIMS):
+            meta = {
+                "annotations": {SESSION: f"{self._run}.{self._site}.{session}"},
+                # Of two runs that take it at once, one has a conflict.
+                "resourceVersion": found["metadata"]["resourceVersion"],
+            }
+            try:
+                self._api.merge(self._path, {"metadata": meta}, MANAGER)
+            except KubeError as error:
+                if error.code != 409 or tried + 1 == CLAIMS:
+                    raise
+                # Most often it was the operator, with its status.
+                found = self._free()
+            else:
+                return
 
     @property
     def _secret(self) -> str:
