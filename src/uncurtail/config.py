@@ -17,7 +17,6 @@ from uncurtail.core.ending import RunSection
 from uncurtail.core.events import unix
 from uncurtail.core.fleet import FleetSection, SiteSection
 from uncurtail.core.footprint import FootprintSection
-from uncurtail.core.forecasts import ForecastKind
 from uncurtail.core.planner import PlanSection
 from uncurtail.core.policy import KINDS, AnyPolicy, Threshold, counts_money, kind_of
 from uncurtail.core.rounds import RoundsSection
@@ -51,6 +50,10 @@ class ClockSection(Section):
         return self
 
 
+# Sources that publish forecasts of their own.
+FORETELLING = ("watttime", "electricitymaps")
+
+
 class EnergySection(Section):
     """Where intensities come from: a made-up grid, a file, or a source that is asked as it goes.
 
@@ -67,10 +70,15 @@ class EnergySection(Section):
     allow_gaps: bool = False
     seed: int = Field(default=0, ge=0)
     # What policies that look ahead are told. "perfect" and "noisy" need a trace that is known in
-    # advance, as synthetic ones and files are.
-    forecast: ForecastKind = "none"
+    # advance, as synthetic ones and files are; "source" is what watttime and electricitymaps
+    # publish; "persistence" and "climatology" learn from the readings of this run.
+    forecast: Literal["none", "persistence", "climatology", "perfect", "noisy", "source"] = "none"
     forecast_horizon_s: float = Field(default=86400.0, gt=0)
     forecast_every_s: float = Field(default=900.0, gt=0)
+    # Of "source": two hourly publications missed, and how wrong it is (see `Forecast.edge_sd_s`;
+    # declared as "noisy" has it). 0 takes its word for the minute in which a window ends.
+    forecast_stale_after_s: float = Field(default=7200.0, gt=0)
+    forecast_edge_sd_s: float = Field(default=1800.0, ge=0)
     poll_wall_s: float | None = Field(default=None, gt=0)  # unset: as the source publishes
     watttime_url: str = "https://api.watttime.org"
     electricitymaps_url: str = "https://api.electricitymaps.com"
@@ -94,6 +102,23 @@ class EnergySection(Section):
             raise ValueError("source 'prometheus' needs prometheus_url and prometheus_query")
         if self.source == "vessim" and self.vessim_url is None:
             raise ValueError("source 'vessim' needs vessim_url: http://HOST:8700")
+        return self
+
+    @model_validator(mode="after")
+    def _a_forecast_has_a_maker(self) -> Self:
+        if self.forecast == "source" and self.source not in FORETELLING:
+            instead = '"persistence" or "climatology"' if self.live else '"noisy" or "perfect"'
+            raise ValueError(
+                f"source {self.source!r} publishes no forecast (watttime and electricitymaps do): "
+                f"set energy.forecast to {instead}"
+            )
+        if self.live and self.forecast in ("perfect", "noisy"):
+            learned = '"persistence" or "climatology"'
+            instead = f'"source", {learned}' if self.source in FORETELLING else learned
+            raise ValueError(
+                f"forecast {self.forecast!r} needs to know what comes, and source {self.source!r} "
+                f"is live: set energy.forecast to {instead}"
+            )
         return self
 
     @field_validator("watttime_url", "electricitymaps_url", "prometheus_url", "vessim_url")

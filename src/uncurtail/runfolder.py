@@ -19,6 +19,7 @@ import numpy as np
 from uncurtail.core import commit as commits
 from uncurtail.core.commit import Commit
 from uncurtail.core.events import Event, decode, encode, iso, unix
+from uncurtail.core.forecasts import Forecast
 from uncurtail.core.ledger import Segment
 from uncurtail.core.orders import StepReport
 from uncurtail.core.signals import Kind, Reading, Signal, Trace
@@ -125,6 +126,13 @@ class RunFolder:
             for row in self._rows("steps")
         ]
 
+    def read_forecasts(self) -> list[dict[str, Any]]:
+        """The forecasts that a live source made, one object each, in order of their arrival.
+
+        `g_per_kwh` are [seconds after `t`, value], each holding until the next and to `until`.
+        """
+        return [json.loads(line) for line in _whole_lines(self.series / "forecasts.jsonl")]
+
     def read_traces(self, end: float) -> dict[str, Trace]:
         """Each site's readings as a stepwise trace that ends at `end`."""
         by_site: dict[str, list[Reading]] = {}
@@ -173,6 +181,12 @@ class Journal:
         self._reading_columns = _count_columns(folder.series / "readings.csv")
         self._power = _open_append(folder.series / "power.csv", POWER)
         self._steps = _open_append(folder.series / "steps.csv", STEPS)
+        self._forecasts = _open_append(folder.series / "forecasts.jsonl", None)
+
+    @property
+    def _files(self) -> tuple[TextIO, ...]:
+        series = (self._readings, self._power, self._steps, self._forecasts)
+        return self._events, *series
 
     def event(self, event: Event) -> None:
         """Append one event."""
@@ -189,7 +203,7 @@ class Journal:
 
     def sync(self) -> None:
         """Force everything to the disk, before a commit names it."""
-        for file in (self._events, self._readings, self._power, self._steps):
+        for file in self._files:
             file.flush()
             os.fsync(file.fileno())
 
@@ -219,6 +233,19 @@ class Journal:
             ],
         )
 
+    def forecast(self, forecast: Forecast, made: float) -> None:
+        """Append a forecast that came from outside; `made` by its source, known when issued."""
+        body = {
+            "t": iso(forecast.issued),
+            "site": forecast.site,
+            "made": iso(made),
+            "until": iso(forecast.until),
+            "edge_sd_s": forecast.edge_sd_s,
+            "g_per_kwh": forecast.steps(),
+        }
+        self._forecasts.write(json.dumps(body, separators=(",", ":")) + "\n")
+        self._forecasts.flush()
+
     def steps(self, rows: Iterable[tuple[float, StepReport]]) -> None:
         """Append inner steps, each with its simulated time."""
         _write_rows(
@@ -241,7 +268,7 @@ class Journal:
 
     def close(self) -> None:
         """Flush and close."""
-        for file in (self._events, self._readings, self._power, self._steps):
+        for file in self._files:
             file.close()
 
 

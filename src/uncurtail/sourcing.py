@@ -1,13 +1,15 @@
 """Config to the run's energy: which source, with which credentials of the environment."""
 
 import os
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from uncurtail.adapters.electricitymaps import ElectricityMaps
+from uncurtail.adapters.foresight import Bands, SourceForecasts
 from uncurtail.adapters.livefeed import LiveFeed
-from uncurtail.adapters.poller import Poller
+from uncurtail.adapters.poller import Foresight, Poller
 from uncurtail.adapters.prometheus import Prometheus
 from uncurtail.adapters.sources import Source
 from uncurtail.adapters.vessim import VessimFeed
@@ -15,8 +17,11 @@ from uncurtail.adapters.vessim_api import VessimApi
 from uncurtail.adapters.watttime import WattTime
 from uncurtail.config import Config, ConfigError, EnergySection
 from uncurtail.core.events import Event
+from uncurtail.core.forecasts import Forecast
+from uncurtail.core.issues import Issues, Issuing
+from uncurtail.core.received import Trust, held
 from uncurtail.core.signals import Kind, Reading, Signal, Trace
-from uncurtail.ports import Feed
+from uncurtail.ports import Feed, Forecaster
 
 
 def secret(name: str) -> str | None:
@@ -100,16 +105,81 @@ def feed(config: Config, known: Mapping[str, Trace], drawn_until: float) -> Feed
     if not config.energy.live:
         return VessimFeed(known, drawn_until)
     source, names = live_source(config.energy), regions(config)
+    energy = config.energy
     poller = Poller(
         source,
         sorted(set(names.values())),
-        every_wall_s=config.energy.poll_wall_s or source.poll_wall_s,
+        every_wall_s=energy.poll_wall_s or source.poll_wall_s,
         stale_after_s=config.policy.stale_after_s,
         seed=config.seed,
     )
+    if energy.forecast == "source":
+        poller.foresee(
+            Foresight(
+                energy.forecast_every_s, energy.forecast_horizon_s, energy.forecast_stale_after_s
+            )
+        )
     live = LiveFeed(names, poller, source.signal, drawn_until)
     poller.start()
     return live
+
+
+def live_forecaster(
+    config: Config,
+    feed: LiveFeed,
+    recorded: Sequence[Reading],
+    start: float,
+    record: Callable[[Forecast, float], None],
+) -> Forecaster | None:
+    """What a live run is told of the time to come: by its source, or by its own readings so far.
+
+    `recorded` are the readings of earlier coordinators, see `recalled`; `record` keeps what the
+    source said. Issues are counted from `start`.
+    """
+    energy, policy = config.energy, config.policy
+    match energy.forecast:
+        case "none":
+            return None
+        case "source":
+            trust = Trust(
+                energy.forecast_stale_after_s, energy.forecast_horizon_s, energy.forecast_edge_sd_s
+            )
+            bands = Bands(policy.enter_below_g_per_kwh, policy.leave_above_g_per_kwh)
+            return SourceForecasts(regions(config), feed, trust, bands, record)
+        case "persistence" | "climatology":
+            earlier: dict[str, list[Reading]] = {}
+            for reading in recorded:
+                earlier.setdefault(reading.site, []).append(reading)
+
+            def heard(site: str) -> Trace:
+                rows = [*earlier.get(site, []), *feed.told(site)]
+                return held(rows, policy.stale_after_s, rows[0].t if rows else start)
+
+            issuing = Issuing(energy.forecast, energy.forecast_horizon_s, energy.forecast_every_s)
+            return Issues(issuing, heard, start)
+        case "perfect" | "noisy":
+            raise AssertionError("refused by EnergySection")
+
+
+def recalled(
+    readings: Sequence[Reading], events: Sequence[Event], metered_until: float, wall_s: float
+) -> list[Reading]:
+    """All readings of earlier coordinators, at the times that they have for the one that starts.
+
+    Simulated time stood still while no coordinator ran, the grid did not: a reading from before is
+    older by that, and keeps its hour of the day.
+    """
+    if not events:
+        return list(readings)
+    times = [event.t for event in events]
+    lag_s = wall_s - max(metered_until, times[-1])
+    moved: list[Reading] = []
+    for reading in readings:
+        by = events[max(bisect_right(times, reading.t) - 1, 0)]
+        shift_s = min(0.0, (by.wall_s - by.t) - lag_s)
+        published = None if reading.published is None else reading.published + shift_s
+        moved.append(replace(reading, t=reading.t + shift_s, published=published))
+    return moved
 
 
 def aged(

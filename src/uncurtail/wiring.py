@@ -7,6 +7,7 @@ from pathlib import Path
 
 from uncurtail.adapters.blobs import BlobError, ObjectStore
 from uncurtail.adapters.flower_commands import Flower
+from uncurtail.adapters.livefeed import LiveFeed
 from uncurtail.adapters.processes import ProcessProvisioner
 from uncurtail.adapters.redis import CoordinatorState
 from uncurtail.adapters.traces import load_csv
@@ -29,9 +30,9 @@ from uncurtail.core.leases import FreeSteps
 from uncurtail.core.ledger import Ledger
 from uncurtail.core.signals import Kind, Reading, Signal, Trace
 from uncurtail.loop import Loop, Past, Ports
-from uncurtail.ports import Post
+from uncurtail.ports import Forecaster, Post
 from uncurtail.runfolder import Journal, RunFolder
-from uncurtail.sourcing import aged, feed, live_source
+from uncurtail.sourcing import aged, feed, live_forecaster, live_source, recalled
 from uncurtail.sourcing import secret as secret  # its readers find it here
 
 REDIS_URL = "UNCURTAIL_REDIS_URL"
@@ -133,9 +134,9 @@ def _traces(config: Config, start: float) -> dict[str, Trace]:
 
 
 def forecaster(config: Config, known: Mapping[str, Trace], start: float) -> Issues | None:
-    """What forecasts come from; None when there are none."""
+    """What forecasts are made from traces that are known; None when there are none."""
     energy = config.energy
-    if energy.forecast == "none":
+    if energy.forecast == "none" or energy.forecast == "source":
         return None
     noise = Noise(seed=energy.seed, clean_below=config.policy.enter_below_g_per_kwh)
     issuing = Issuing(energy.forecast, energy.forecast_horizon_s, energy.forecast_every_s, noise)
@@ -237,15 +238,25 @@ def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
     head = first_commit(config, folder, blobs, start, corpus.steps_per_epoch(length, batch))
     before = past(config, folder, head, start)
     known = {} if config.energy.live else traces(config, before.began)
+    energy = feed(config, known, before.metered_until)
+    record = Journal(folder)
+    foresight: Forecaster | None
+    if isinstance(energy, LiveFeed):
+        recorded = recalled(
+            folder.read_readings(), folder.read_events(), before.metered_until, wall_s
+        )
+        foresight = live_forecaster(config, energy, recorded, before.began, record.forecast)
+    else:
+        foresight = forecaster(config, known, before.began)
     ports = Ports(
-        feed=feed(config, known, before.metered_until),
+        feed=energy,
         provisioner=ProcessProvisioner(folder.path, config.sites),
         post=post,
         state=CoordinatorState(endpoints.redis_url, folder.run_id, list(config.sites)),
         merger=UpdateMerger(blobs, config.outer),
         commits=blobs,
-        record=Journal(folder),
-        forecaster=forecaster(config, known, before.began),
+        record=record,
+        forecaster=foresight,
     )
     loop = Loop(config, folder.run_id, ports, before, batch * length)
     heard = last_readings(folder)

@@ -41,7 +41,7 @@ class LiveFeed:
             ValueError: `start` is not finite.
         """
         self._regions = dict(sites)
-        self._poller = poller
+        self.poller = poller
         self._signal = signal
         self._wall = wall
         self._start = start
@@ -53,7 +53,7 @@ class LiveFeed:
     @property
     def trouble(self) -> str | None:
         """What fails at the source now, or None."""
-        return self._poller.trouble
+        return self.poller.trouble
 
     def readings(self, after: float, until: float) -> list[Reading]:
         """What became known at times in (after, until], by time; `until` is the simulated now.
@@ -68,7 +68,7 @@ class LiveFeed:
 
     def next_change(self, now: float) -> float:
         """When the source is asked next, the earliest that something new can be known."""
-        due_in_s = self._poller.due_in_s()
+        due_in_s = self.poller.due_in_s()
         return now + max(due_in_s, LOOK_AGAIN_S)
 
     def draw(self, start: float, end: float, power_w: Mapping[str, float]) -> dict[str, float]:
@@ -78,11 +78,15 @@ class LiveFeed:
 
     def close(self) -> None:
         """Ask the source no more."""
-        self._poller.close()
+        self.poller.close()
+
+    def told(self, site: str) -> list[Reading]:
+        """Everything that this feed told of a site so far, by time."""
+        return self._told[site]
 
     def _absorb(self, now: float) -> None:
         lag_s = self._wall() - now
-        for arrival in self._poller.take():
+        for arrival in self.poller.take():
             for name, region in self._regions.items():
                 if region == arrival.region and _is_news(self._newest.get(name), arrival):
                     self._newest[name] = arrival

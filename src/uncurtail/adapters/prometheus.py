@@ -7,7 +7,8 @@ from typing import Any
 from uncurtail.adapters import clock
 from uncurtail.adapters.http import Http, SourceError, expecting, number
 from uncurtail.adapters.sources import Point, rising
-from uncurtail.core.signals import Kind, Reading, Signal, Trace
+from uncurtail.core.received import Foretold
+from uncurtail.core.signals import Kind, Reading, Signal
 
 MOST_POINTS = 10_000  # Prometheus answers at most 11,000 a series
 POWER = Signal(Kind.POWER, "W", "prometheus")
@@ -52,7 +53,7 @@ class Prometheus:
         """See `Source.history`; values at multiples of `period_s` after `start`."""
         return rising(self.range(self._of(region), start, end, self.period_s), start, end)
 
-    def forecast(self, region: str, now: float) -> Trace | None:
+    def forecast(self, region: str, now: float, horizon_s: float = 0.0) -> Foretold | None:
         """Prometheus knows the past alone."""
         return None
 

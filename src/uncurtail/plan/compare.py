@@ -153,8 +153,10 @@ def scenario(
 ) -> Scenario:
     """A variant's game."""
     energy, share = config.energy, variant.round_overhead_share
+    kind = variant.forecast or energy.forecast
+    assert kind != "source", "a config with a trace has no source that forecasts"
     issuing = Issuing(
-        variant.forecast or energy.forecast,
+        kind,
         variant.forecast_horizon_s or energy.forecast_horizon_s,
         variant.forecast_every_s or energy.forecast_every_s,
         Noise(seed=energy.seed, clean_below=variant.policy.enter_below_g_per_kwh),
