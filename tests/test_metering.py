@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from uncurtail.core.fleet import Phase, SiteSection
 from uncurtail.core.ledger import Ledger, Segment
 from uncurtail.core.signals import Reading
-from uncurtail.metering import Meter
+from uncurtail.metering import Instruments, Meter
 
 START = 1000.0
 SITES = {
@@ -66,7 +66,8 @@ class FakeRecord:
 
 def metering(*published, phases=IDLE, since=START):
     feed, record = FakeFeed([Reading(*row) for row in published], since), FakeRecord()
-    meter = Meter(SITES, phases, feed, record, Ledger(100.0), since)  # type: ignore[arg-type]
+    instruments = Instruments(feed, record)  # type: ignore[arg-type]
+    meter = Meter(SITES, phases, instruments, Ledger(100.0), since)
     return meter, feed, record
 
 

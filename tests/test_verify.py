@@ -20,7 +20,7 @@ from uncurtail.core.leases import FreeSteps, split
 from uncurtail.core.ledger import Ledger
 from uncurtail.core.policy import Always, PolicySection
 from uncurtail.core.signals import Reading
-from uncurtail.metering import Meter
+from uncurtail.metering import Instruments, Meter
 from uncurtail.runfolder import Journal, RunFolder
 from uncurtail.verify import CHECKS, Check, report_lines, to_json, verify
 from uncurtail.verify.windows import windows
@@ -72,7 +72,7 @@ def failing(folder: Path) -> set[str]:
 
 def test_a_consistent_run_passes_everything_but_what_is_not_here(run: Path) -> None:
     expected: dict[str, bool | None] = dict.fromkeys(NAMES, True)
-    assert outcome(run) == {**expected, "token-hashes": None}
+    assert outcome(run) == {**expected, "token-hashes": None, "cost-adds-up": None}
     assert details(run)["token-hashes"].startswith("data.json is missing")
 
 
@@ -387,7 +387,7 @@ MUTATIONS: list[tuple[str, str, Mutation, set[str]]] = [
     ("energy-adds-up", "config", edit_json("resolved.json", lambda body: body["sites"]["duck"]
      .update(train_power_w=2025.0)), set()),
     ("energy-adds-up", "no-series", lambda run: (run / POWER).unlink(),
-     {"emissions-add-up", "only-in-windows", "known-power"}),
+     {"emissions-add-up", "cost-adds-up", "only-in-windows", "known-power"}),
     ("emissions-add-up", "ledger", forge(NEWEST, tally("duck", "training", emissions_g=1.001)),
      set()),
     ("emissions-add-up", "clean", forge(NEWEST, tally("duck", "training", clean_j=0.99)), set()),
@@ -512,7 +512,8 @@ def test_other_tokens_than_were_trained_fail_by_name(
 
 def test_every_check_is_aimed_at_more_than_once() -> None:
     aimed = [name for name, *_ in MUTATIONS] + ["token-hashes"] * len(TOKEN_MUTATIONS)
-    assert {name for name in NAMES if aimed.count(name) > 1} == set(NAMES)
+    elsewhere = {"cost-adds-up"}  # this run has no price: tests/test_verify_money.py
+    assert {name for name in NAMES if aimed.count(name) > 1} == set(NAMES) - elsewhere
 
 
 # -- tokens --
@@ -574,7 +575,7 @@ def copy_with_data(hashed: Path, tmp_path: Path) -> Path:
 
 
 def test_tokens_are_hashed_again_where_the_corpus_is(hashed: Path) -> None:
-    assert outcome(hashed) == dict.fromkeys(NAMES, True)
+    assert outcome(hashed) == {**dict.fromkeys(NAMES, True), "cost-adds-up": None}
     assert details(hashed)["token-hashes"].startswith("the tokens of 7 updates are those of")
 
 
@@ -681,7 +682,8 @@ def odd_run(path: Path, draining_w: float) -> Path:
     start = 1_790_000_000.123456
     rows = [Reading("oslo", start + 300.0777 * i, 90.0 - i % 7) for i in range(40)]
     ledger = Ledger(100.0)
-    meter = Meter({"oslo": site}, {"oslo": Phase.RELEASED}, _Feed(rows), journal, ledger, start)
+    instruments = Instruments(_Feed(rows), journal)
+    meter = Meter({"oslo": site}, {"oslo": Phase.RELEASED}, instruments, ledger, start)
     now = {"t": start, "wall_s": start}
     journal.event(CoordinatorStarted(**now, epoch=1, run="odd", version=0, tokens=0))
     meter.begin()

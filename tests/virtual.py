@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from uncurtail import config as configuration
-from uncurtail import wiring
+from uncurtail import sourcing, wiring
 from uncurtail.adapters.blobs import ObjectStore
 from uncurtail.adapters.inprocess import SimulatedSites, SiteModel
 from uncurtail.adapters.vessim import VessimFeed
@@ -134,6 +134,7 @@ class Virtual:
             commits=self.store,
             record=self.journal,
             forecaster=wiring.forecaster(self.settings, self.traces or {}, before.began),
+            prices=sourcing.prices(self.settings, before.metered_until),
         )
         loop = Loop(self.settings, self.folder.run_id, ports, before, TOKENS_PER_STEP)
         known = wiring.last_readings(self.folder)

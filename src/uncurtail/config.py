@@ -19,6 +19,7 @@ from uncurtail.core.fleet import FleetSection, SiteSection
 from uncurtail.core.footprint import FootprintSection
 from uncurtail.core.planner import PlanSection
 from uncurtail.core.policy import KINDS, AnyPolicy, Threshold, counts_money, kind_of
+from uncurtail.core.pricing import PriceSection
 from uncurtail.core.rounds import RoundsSection
 from uncurtail.core.section import Section
 from uncurtail.errors import UserError
@@ -84,6 +85,7 @@ class EnergySection(Section):
     electricitymaps_url: str = "https://api.electricitymaps.com"
     prometheus_url: str | None = None
     prometheus_query: str | None = None  # in gCO2/kWh; {region} becomes the site's
+    price: PriceSection | None = None
     vessim_url: str | None = None
     vessim_signal: str = "mci"  # the grid signal in gCO2/kWh; a region is a microgrid
 
@@ -102,6 +104,9 @@ class EnergySection(Section):
             raise ValueError("source 'prometheus' needs prometheus_url and prometheus_query")
         if self.source == "vessim" and self.vessim_url is None:
             raise ValueError("source 'vessim' needs vessim_url: http://HOST:8700")
+        asks = self.price is not None and self.price.source == "prometheus"
+        if asks and self.prometheus_url is None:
+            raise ValueError("price.source 'prometheus' needs prometheus_url: http://HOST:9090")
         return self
 
     @model_validator(mode="after")
@@ -217,6 +222,14 @@ class Config(Section):
                 f"energy.source {source!r} tells only what is now: set clock.speed = 1 and "
                 'clock.start = "now", or fetch a trace first with uncurtail energy fetch'
             )
+        price = self.energy.price
+        real_time = self.clock.speed == 1.0 and self.clock.start == "now"
+        if price is not None and price.source == "prometheus" and not real_time:
+            raise ValueError(
+                "energy.price.source 'prometheus' tells only what is now: set clock.speed = 1 and "
+                'clock.start = "now", or name a file: --set energy.price.source=csv --set '
+                "energy.price.path=FILE"
+            )
         if source == "electricitymaps" and self.policy.stale_after_s < 3600.0:
             raise ValueError(
                 "Electricity Maps publishes by the hour: set policy.stale_after_s = 5400, or every "
@@ -232,6 +245,7 @@ class Config(Section):
                 if site.price_eur_per_kwh is None:
                     raise ValueError(
                         f"sites.{name} needs price_eur_per_kwh: a policy counts what power costs"
+                        + (", also while energy.price does not say" if self.energy.price else "")
                     )
         return self
 

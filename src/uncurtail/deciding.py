@@ -11,8 +11,9 @@ from uncurtail.core.fleet import Phase, SiteState
 from uncurtail.core.forecasts import Experience, Forecast, perfect, tariff
 from uncurtail.core.planner import Plan, Stand, Work, make_plan
 from uncurtail.core.policy import Costs, Deadline, Decision, Verdict, View
+from uncurtail.core.pricing import filled
 from uncurtail.core.signals import Reading, usable
-from uncurtail.ports import Forecaster
+from uncurtail.ports import Forecaster, Prices
 
 
 @dataclass(slots=True)
@@ -33,8 +34,10 @@ class Decider:
         windows: Mapping[str, WindowState],
         forecaster: Forecaster | None,
         began: float,
+        prices: Prices | None = None,
     ) -> None:
         """`windows` are what an earlier coordinator left; `began` is the start of the run."""
+        self._prices = prices
         self._config = config
         self._policy = config.policy
         self._forecaster = forecaster
@@ -116,8 +119,11 @@ class Decider:
         return None if self._forecaster is None else self._forecaster.forecast(site, now)
 
     def _price(self, site: str, now: float) -> Forecast | None:
-        price = self._config.sites[site].price_eur_per_kwh
-        return None if price is None else perfect(tariff(price, now), site, now, math.inf)
+        declared = self._config.sites[site].price_eur_per_kwh
+        known = None if self._prices is None else self._prices.expected(site, now)
+        if known is not None:
+            return perfect(filled(known, declared, now, math.inf), site, now, math.inf)
+        return None if declared is None else perfect(tariff(declared, now), site, now, math.inf)
 
     def _replan(
         self,

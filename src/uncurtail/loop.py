@@ -28,7 +28,7 @@ from uncurtail.core.policy import Budget, Deadline, Verdict
 from uncurtail.core.rounds import member
 from uncurtail.core.signals import Reading
 from uncurtail.deciding import Decider, WindowState
-from uncurtail.metering import Meter
+from uncurtail.metering import Instruments, Meter
 from uncurtail.orderdesk import Moment, Terms
 from uncurtail.ports import (
     Commits,
@@ -36,6 +36,7 @@ from uncurtail.ports import (
     Forecaster,
     Merger,
     Post,
+    Prices,
     Provisioner,
     Record,
     State,
@@ -58,6 +59,7 @@ class Ports:
     commits: Commits
     record: Record
     forecaster: Forecaster | None = None
+    prices: Prices | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ class Loop:
             )
             for name in config.sites
         }
-        self._decider = Decider(config, windows, ports.forecaster, past.began)
+        self._decider = Decider(config, windows, ports.forecaster, past.began, ports.prices)
         self._sites = {
             name: fleet.Site(name, site.provision_s, config.fleet)
             for name, site in config.sites.items()
@@ -111,8 +113,7 @@ class Loop:
         self.meter = Meter(
             config.sites,
             {name: state.phase for name, state in self._states.items()},
-            ports.feed,
-            ports.record,
+            _instruments(config, ports),
             past.ledger,
             past.metered_until,
         )
@@ -336,6 +337,7 @@ class Loop:
             ("flower", self._ports.post.trouble),
             ("redis", self._ports.state.trouble),
             ("energy", self._ports.feed.trouble),
+            ("price", self.meter.trouble(now.t)),
             ("deadline", self._decider.trouble),
         ):
             if message is None:
@@ -367,6 +369,8 @@ class Loop:
 
     def _next_wake(self, t: float) -> float:
         wakes = [self._ports.feed.next_change(t), self._decider.next_wake(t)]
+        if self._ports.prices is not None:
+            wakes.append(self._ports.prices.next_change(t))
         if self._acted:  # look whether it helped
             wakes.append(t + 1.0)
         for site, state in self._states.items():
@@ -384,3 +388,9 @@ class Loop:
 
     def _emit(self, *events: Event) -> None:
         self._ports.record.events(events)
+
+
+def _instruments(config: Config, ports: Ports) -> Instruments:
+    price = config.energy.price
+    stale_s = float("inf") if price is None else price.stale_s
+    return Instruments(ports.feed, ports.record, ports.prices, stale_s)

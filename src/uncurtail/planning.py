@@ -16,6 +16,7 @@ from uncurtail.plan.compare import Comparison, compare
 from uncurtail.report.planned import Game, Limit, draw_plan
 from uncurtail.report.style import mass, number, percent
 from uncurtail.runfolder import write_atomic
+from uncurtail.sourcing import price_traces
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,7 +54,8 @@ def plan(request: Request, console: "Console", *, as_json: bool) -> str | None:
         settings = config.load(request.experiment, [*request.overrides, *override])
         start = wiring.start_time(settings, clock.wall())
         traces = wiring.traces(settings, start)
-        played.append(_Played(label, settings, traces, compare(settings, traces, start, names)))
+        result = compare(settings, traces, start, names, price_traces(settings))
+        played.append(_Played(label, settings, traces, result))
     body = _body(request, played)
     if as_json:
         return json.dumps(body, allow_nan=False)

@@ -8,11 +8,11 @@ from uncurtail.core.forecasts import Forecast
 from uncurtail.core.ledger import Segment
 from uncurtail.core.orders import Announcement, Desired, Heart, StepReport
 from uncurtail.core.rounds import Order, Reply
-from uncurtail.core.signals import Reading
+from uncurtail.core.signals import Reading, Trace
 
 
-class Feed(Protocol):
-    """Energy: readings in, the power that sites really draw out. Times are simulated."""
+class Signals(Protocol):
+    """A signal of every site, as it becomes known. Times are simulated."""
 
     @property
     def trouble(self) -> str | None:
@@ -20,15 +20,27 @@ class Feed(Protocol):
         ...
 
     def readings(self, after: float, until: float) -> list[Reading]:
-        """Every change of a site's published intensity in (after, until], by time."""
+        """Every change of a site's published value in (after, until], by time."""
         ...
 
     def next_change(self, now: float) -> float:
         """When the next value is published; infinite when never."""
         ...
 
+
+class Feed(Signals, Protocol):
+    """Energy: intensities in, the power that sites really draw out."""
+
     def draw(self, start: float, end: float, power_w: Mapping[str, float]) -> dict[str, float]:
         """Hold these loads over [start, end); the average power (W) drawn from the grid by each."""
+        ...
+
+
+class Prices(Signals, Protocol):
+    """What a kWh costs, in EUR/kWh."""
+
+    def expected(self, site: str, now: float) -> Trace | None:
+        """The price as far as it is known at `now`, the time to come included."""
         ...
 
 
@@ -131,6 +143,10 @@ class Record(Protocol):
 
     def reading(self, reading: Reading) -> None:
         """Append a reading."""
+        ...
+
+    def price(self, reading: Reading) -> None:
+        """Append a price."""
         ...
 
     def power(self, segments: Sequence[tuple[Segment, float]]) -> None:

@@ -22,14 +22,19 @@ from uncurtail.core.events import Event, decode, encode, iso, unix
 from uncurtail.core.forecasts import Forecast
 from uncurtail.core.ledger import Segment
 from uncurtail.core.orders import StepReport
-from uncurtail.core.signals import Kind, Reading, Signal, Trace
+from uncurtail.core.signals import EUR_PER_KWH, Kind, Reading, Signal, Trace
 
 # Names the run folder to every process of a run.
 RUN_DIR = "UNCURTAIL_RUN_DIR"
 
 # The last three came later: a run folder without them says "marginal", published as it was known.
 READINGS = ("t", "site", "intensity_g_per_kwh", "published", "kind", "source")
-POWER = ("start", "end", "site", "phase", "power_w", "grid_power_w", "intensity_g_per_kwh")
+# The last came later: folders without it know no price.
+POWER = (
+    "start", "end", "site", "phase", "power_w", "grid_power_w", "intensity_g_per_kwh",
+    "price_eur_per_kwh",
+)  # fmt: skip
+PRICES = ("t", "site", "eur_per_kwh", "published", "source")
 STEPS = ("t", "wall_s", "site", "session", "round", "epoch", "step", "loss", "tokens")
 
 
@@ -90,6 +95,19 @@ class RunFolder:
             for row in self._rows("readings")
         ]
 
+    def read_prices(self) -> list[Reading]:
+        """Every price in EUR/kWh, as it arrived; an unknown one has value None."""
+        return [
+            Reading(
+                row["site"],
+                unix(row["t"]),
+                _maybe(row["eur_per_kwh"]),
+                unix(row["published"]) if row["published"] else None,
+                Signal(Kind.PRICE, EUR_PER_KWH, row["source"]),
+            )
+            for row in self._rows("prices")
+        ]
+
     def read_power(self) -> list[PowerRow]:
         """Every segment of power, in order."""
         return [
@@ -101,6 +119,7 @@ class RunFolder:
                     unix(row["end"]),
                     float(row["power_w"]),
                     _maybe(row["intensity_g_per_kwh"]),
+                    _maybe(row.get("price_eur_per_kwh") or ""),
                 ),
                 float(row["grid_power_w"]),
             )
@@ -180,12 +199,14 @@ class Journal:
         self._readings = _open_append(folder.series / "readings.csv", READINGS)
         self._reading_columns = _count_columns(folder.series / "readings.csv")
         self._power = _open_append(folder.series / "power.csv", POWER)
+        self._power_columns = _count_columns(folder.series / "power.csv")
+        self._prices = _open_append(folder.series / "prices.csv", PRICES)
         self._steps = _open_append(folder.series / "steps.csv", STEPS)
         self._forecasts = _open_append(folder.series / "forecasts.jsonl", None)
 
     @property
     def _files(self) -> tuple[TextIO, ...]:
-        series = (self._readings, self._power, self._steps, self._forecasts)
+        series = (self._readings, self._power, self._prices, self._steps, self._forecasts)
         return self._events, *series
 
     def event(self, event: Event) -> None:
@@ -215,6 +236,12 @@ class Journal:
         columns = (*row, signal.kind, signal.source)[: self._reading_columns]
         _write_rows(self._readings, [columns])
 
+    def price(self, reading: Reading) -> None:
+        """Append one price."""
+        published = "" if reading.published is None else iso(reading.published)
+        row = (iso(reading.t), reading.site, _text(reading.value), published)
+        _write_rows(self._prices, [(*row, reading.signal.source)])
+
     def power(self, segments: Sequence[tuple[Segment, float]]) -> None:
         """Append one cut, every site's segment with what the feed drew (W), in one write."""
         _write_rows(
@@ -228,7 +255,8 @@ class Journal:
                     f"{segment.power_w:.10g}",
                     f"{grid_power_w:.10g}",
                     _text(segment.intensity_g_per_kwh),
-                )
+                    _text(segment.price_eur_per_kwh),
+                )[: self._power_columns]
                 for segment, grid_power_w in segments
             ],
         )

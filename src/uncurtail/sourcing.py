@@ -10,18 +10,21 @@ from uncurtail.adapters.electricitymaps import ElectricityMaps
 from uncurtail.adapters.foresight import Bands, SourceForecasts
 from uncurtail.adapters.livefeed import LiveFeed
 from uncurtail.adapters.poller import Foresight, Poller
+from uncurtail.adapters.prices import LivePrices, PriceTraces
 from uncurtail.adapters.prometheus import Prometheus
 from uncurtail.adapters.sources import Source
+from uncurtail.adapters.traces import load_csv, regions_of
 from uncurtail.adapters.vessim import VessimFeed
 from uncurtail.adapters.vessim_api import VessimApi
 from uncurtail.adapters.watttime import WattTime
 from uncurtail.config import Config, ConfigError, EnergySection
+from uncurtail.core import pricing
 from uncurtail.core.events import Event
 from uncurtail.core.forecasts import Forecast
 from uncurtail.core.issues import Issues, Issuing
 from uncurtail.core.received import Trust, held
 from uncurtail.core.signals import Kind, Reading, Signal, Trace
-from uncurtail.ports import Feed, Forecaster
+from uncurtail.ports import Feed, Forecaster, Prices
 
 
 def secret(name: str) -> str | None:
@@ -120,6 +123,64 @@ def feed(config: Config, known: Mapping[str, Trace], drawn_until: float) -> Feed
             )
         )
     live = LiveFeed(names, poller, source.signal, drawn_until)
+    poller.start()
+    return live
+
+
+def price_traces(config: Config) -> dict[str, Trace]:
+    """Each site's price by the file that `energy.price` names; empty without one.
+
+    Raises:
+        ConfigError: The file cannot be used, or has no column for a site.
+    """
+    price = config.energy.price
+    if price is None or price.source != "csv" or price.path is None:
+        return {}
+    wanted = pricing.signal(price.source)
+    found: dict[str, Trace] = {}
+    try:
+        columns = regions_of(price.path)
+        for name, region in regions(config).items():
+            column = name if name in columns else region
+            trace = load_csv(
+                price.path,
+                [column],
+                allow_gaps=price.allow_gaps,
+                plausible=wanted.range,
+                unit=wanted.unit,
+            )[column]
+            found[name] = replace(trace, signal=wanted)
+    except ValueError as error:
+        raise ConfigError(f"energy.price: {error}") from None
+    return found
+
+
+def prices(config: Config, start: float) -> Prices | None:
+    """What power costs from `start` on; None where sites' own prices are all there is.
+
+    Raises:
+        ConfigError: The file cannot be used.
+    """
+    price = config.energy.price
+    if price is None:
+        return None
+    if price.source == "csv":
+        return PriceTraces(price_traces(config), start)
+    names = regions(config)
+    source = Prometheus(
+        config.energy.prometheus_url or "",
+        price.prometheus_query or "",
+        credentials=_prometheus_credentials(),
+        signal=pricing.signal(price.source),
+    )
+    poller = Poller(
+        source,
+        sorted(set(names.values())),
+        every_wall_s=price.poll_wall_s,
+        stale_after_s=price.stale_after_s,
+        seed=config.seed,
+    )
+    live = LivePrices(names, poller, source.signal, start)
     poller.start()
     return live
 

@@ -32,7 +32,15 @@ from uncurtail.core.signals import Kind, Reading, Signal, Trace
 from uncurtail.loop import Loop, Past, Ports
 from uncurtail.ports import Forecaster, Post
 from uncurtail.runfolder import Journal, RunFolder
-from uncurtail.sourcing import aged, feed, live_forecaster, live_source, recalled
+from uncurtail.sourcing import (
+    aged,
+    feed,
+    live_forecaster,
+    live_source,
+    price_traces,
+    prices,
+    recalled,
+)
 from uncurtail.sourcing import secret as secret  # its readers find it here
 
 REDIS_URL = "UNCURTAIL_REDIS_URL"
@@ -88,6 +96,7 @@ def check_energy(config: Config, start: float) -> None:
         live_source(config.energy)
     else:
         traces(config, start)
+    price_traces(config)
 
 
 def traces(config: Config, start: float) -> dict[str, Trace]:
@@ -257,6 +266,7 @@ def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
         commits=blobs,
         record=record,
         forecaster=foresight,
+        prices=prices(config, before.metered_until),
     )
     loop = Loop(config, folder.run_id, ports, before, batch * length)
     heard = last_readings(folder)

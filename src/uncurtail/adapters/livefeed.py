@@ -20,8 +20,8 @@ from uncurtail.core.signals import Reading, Signal
 LOOK_AGAIN_S = 1.0
 
 
-class LiveFeed:
-    """A `ports.Feed` over a `Poller`, in simulated time that runs as fast as the wall clock.
+class Follower:
+    """A `ports.Signals` over a `Poller`, in simulated time that runs as fast as the wall clock.
 
     No call waits for the source. Simulated time may lag behind the wall clock (it stands still
     while no coordinator runs); publication times are shifted alike, so ages stay what they are.
@@ -35,17 +35,12 @@ class LiveFeed:
         start: float,
         wall: Callable[[], float] = clock.wall,
     ) -> None:
-        """`sites` names each site's region, `start` is when drawing begins (simulated).
-
-        Raises:
-            ValueError: `start` is not finite.
-        """
+        """`sites` names each site's region; nothing is told before `start` (simulated)."""
         self._regions = dict(sites)
         self.poller = poller
         self._signal = signal
         self._wall = wall
         self._start = start
-        self._microgrids = Microgrids(sites, start)
         self._told: dict[str, list[Reading]] = {name: [] for name in sites}
         self._newest: dict[str, Arrival] = {}
         self._answered_until = -math.inf
@@ -71,11 +66,6 @@ class LiveFeed:
         due_in_s = self.poller.due_in_s()
         return now + max(due_in_s, LOOK_AGAIN_S)
 
-    def draw(self, start: float, end: float, power_w: Mapping[str, float]) -> dict[str, float]:
-        """Advance every microgrid over [start, end): see `Microgrids.draw`."""
-        signals = {name: self._signals_at(name, start) for name in self._told}
-        return self._microgrids.draw(start, end, power_w, signals)
-
     def close(self) -> None:
         """Ask the source no more."""
         self.poller.close()
@@ -99,6 +89,31 @@ class LiveFeed:
         if rows and rows[-1].t == now:  # two arrivals within a tick: the later holds
             rows.pop()
         rows.append(Reading(name, now, value, round(point.t - lag_s, 3), self._signal))
+
+
+class LiveFeed(Follower):
+    """A `ports.Feed`: the intensities that a source publishes, and microgrids that draw by them."""
+
+    def __init__(
+        self,
+        sites: Mapping[str, str],
+        poller: Poller,
+        signal: Signal,
+        start: float,
+        wall: Callable[[], float] = clock.wall,
+    ) -> None:
+        """`sites` names each site's region, `start` is when drawing begins (simulated).
+
+        Raises:
+            ValueError: `start` is not finite.
+        """
+        super().__init__(sites, poller, signal, start, wall)
+        self._microgrids = Microgrids(sites, start)
+
+    def draw(self, start: float, end: float, power_w: Mapping[str, float]) -> dict[str, float]:
+        """Advance every microgrid over [start, end): see `Microgrids.draw`."""
+        signals = {name: self._signals_at(name, start) for name in self._told}
+        return self._microgrids.draw(start, end, power_w, signals)
 
     def _signals_at(self, name: str, t: float) -> GridSignals | None:
         rows = self._told[name]

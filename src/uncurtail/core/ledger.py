@@ -1,11 +1,11 @@
-"""Stage 6: phases and power to energy and emissions, by site and phase.
+"""Stage 6: phases and power to energy, emissions and cost, by site and phase.
 
 Intensity is held stepwise: each value holds until the next. Every phase counts, and time whose
 intensity is unknown counts as energy without emissions (`unpriced_j`), never as zero.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -28,17 +28,27 @@ class Segment:
     end: float
     power_w: float
     intensity_g_per_kwh: float | None
+    price_eur_per_kwh: float | None = None
+
+    def with_power(self, power_w: float, until: float) -> "Segment":
+        """The same up to `until`, at another power."""
+        return replace(self, end=until, power_w=power_w)
 
 
 @dataclass(slots=True)
 class Tally:
-    """What one site drew in one phase. `clean_j` is the energy below the policy's threshold."""
+    """What one site drew in one phase. `clean_j` is the energy below the policy's threshold.
+
+    `unpriced_j` is the energy of unknown intensity, `uncosted_j` that of unknown price.
+    """
 
     duration_s: float = 0.0
     energy_j: float = 0.0
     emissions_g: float = 0.0
     clean_j: float = 0.0
     unpriced_j: float = 0.0
+    cost_eur: float = 0.0
+    uncosted_j: float = 0.0
 
 
 class Ledger:
@@ -63,6 +73,10 @@ class Ledger:
         energy_j = segment.power_w * duration_s
         tally.duration_s += duration_s
         tally.energy_j += energy_j
+        if segment.price_eur_per_kwh is None:
+            tally.uncosted_j += energy_j
+        else:
+            tally.cost_eur += energy_j / J_PER_KWH * segment.price_eur_per_kwh
         if segment.intensity_g_per_kwh is None:
             tally.unpriced_j += energy_j
             return

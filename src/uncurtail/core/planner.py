@@ -90,15 +90,15 @@ class Plan:
 def make_plan(policy: Deadline, work: Work, stands: Mapping[str, Stand]) -> Plan:
     """The cheapest way to finish the work in time, by what the forecasts say.
 
-    Sites of which nothing is forecast run in their windows, and all sites run on any known power
-    once the time that is left is only just enough. A deadline that cannot be met is missed by as
+    Where nothing is said of the time to come, sites run in their windows, and all run on any known
+    power once the time that is left is only just enough. A deadline that cannot be met is missed by as
     little as possible: everything runs. Called again whenever something is learned.
     """
     if work.train_site_s <= 0.0 or not stands:
         return Plan(dict.fromkeys(stands, ()))
     if work.now >= work.deadline:
         return _all_out(work, stands, "the deadline has passed")
-    if all(stand.forecast is None for stand in stands.values()):
+    if all(_said(policy, stand) is None for stand in stands.values()):
         return _by_windows(policy, work, stands)
     names = list(stands)
     grid = _grid(policy, work, [stands[name] for name in names])
@@ -182,12 +182,17 @@ def _grid(policy: Deadline, work: Work, stands: Sequence[Stand]) -> Grid:
 
 def _prices(policy: Deadline, stand: Stand, edges: Array) -> Array:
     """The cost of a kWh in each slot; the first is what is read now."""
-    source = stand.price if policy.objective == "cost" else stand.forecast
+    source = _said(policy, stand)
     count = len(edges) - 1
     prices = np.full(count, np.nan) if source is None else _means(source, edges)
     if policy.objective == "emissions" and stand.value is not None:
         prices[0] = stand.value
     return prices
+
+
+def _said(policy: Deadline, stand: Stand) -> Forecast | None:
+    """What speaks of the time to come: prices for the least cost, else a forecast of the power."""
+    return stand.price if policy.objective == "cost" else stand.forecast
 
 
 def _means(forecast: Forecast, edges: Array) -> Array:

@@ -11,6 +11,7 @@ from uncurtail.core.issues import Issues, Issuing
 from uncurtail.core.ledger import J_PER_KWH, baselines_kg
 from uncurtail.core.planner import PlanVariant
 from uncurtail.core.policy import Always, AnyPolicy, Lookahead, Threshold
+from uncurtail.core.pricing import filled
 from uncurtail.core.signals import Trace
 from uncurtail.plan.simulate import Outcome, Scenario, simulate
 
@@ -116,26 +117,37 @@ def chosen(config: Config, names: Iterable[str] | None) -> dict[str, PlanVariant
 
 
 def compare(
-    config: Config, traces: Mapping[str, Trace], start: float, names: Iterable[str] | None = None
+    config: Config,
+    traces: Mapping[str, Trace],
+    start: float,
+    names: Iterable[str] | None = None,
+    prices: Mapping[str, Trace] | None = None,
 ) -> Comparison:
     """Play every policy on the same work, and bound each from below.
+
+    `prices` (EUR/kWh) are what a file says; where it does not, sites' declared prices hold.
 
     Raises:
         ConfigError: The work is not said and cannot be found out.
     """
     todo = chosen(config, names)
-    work_s = _work_s(config, traces, start)
+    costs = _prices(config, prices or {}, start)
+    work_s = _work_s(config, traces, start, costs)
     rows: list[Row] = []
     notes: list[str] = []
     bounds: dict[tuple[float, float, float], Best | None] = {}  # equal games share theirs
     for name, variant in todo.items():
         game = scenario(config, traces, start, variant, work_s)
+        game.prices = costs
         outcome = simulate(game)
         key = _slots(game, outcome), outcome.train_site_s, game.round_overhead_share
         if outcome.completed and key not in bounds:
             bounds[key] = bound(game, outcome, config.plan.oracle_time_wall_s)
         rows.append(Row(name, outcome, bounds.get(key) if outcome.completed else None))
         notes += [f"{name}: {note}" for note in outcome.notes]
+    if costs is not None:
+        paid = (f"{row.name} {row.outcome.energy.cost:.2f} EUR" for row in rows)
+        notes.append(f"electricity: {', '.join(paid)}")
     ended = [row for row in rows if row.outcome.completed]
     longest = max(ended, key=lambda row: row.outcome.end, default=None)
     best = None if longest is None else longest.best
@@ -162,8 +174,6 @@ def scenario(
         Noise(seed=energy.seed, clean_below=variant.policy.enter_below_g_per_kwh),
     )
     issues = None if issuing.kind == "none" else Issues(issuing, traces.__getitem__, start)
-    tariffs = {name: site.price_eur_per_kwh for name, site in config.sites.items()}
-    prices = {n: tariff(price, start) for n, price in tariffs.items() if price is not None}
     return Scenario(
         policy=variant.policy,
         sites={name: site.costs() for name, site in config.sites.items()},
@@ -174,8 +184,20 @@ def scenario(
         round_overhead_share=config.plan.round_overhead_share if share is None else share,
         max_sites=config.plan.max_sites,
         issues=issues,
-        prices=prices if len(prices) == len(tariffs) else None,
+        prices=_prices(config, {}, start),
     )
+
+
+def _prices(config: Config, known: Mapping[str, Trace], start: float) -> Mapping[str, Trace] | None:
+    """What power costs at every site; None where a site has no price at all."""
+    found: dict[str, Trace] = {}
+    for name, site in config.sites.items():
+        declared = site.price_eur_per_kwh
+        if name in known:
+            found[name] = filled(known[name], declared, start, math.inf)
+        elif declared is not None:
+            found[name] = tariff(declared, start)
+    return found if len(found) == len(config.sites) else None
 
 
 def _until(config: Config, traces: Mapping[str, Trace], start: float) -> float:
@@ -185,7 +207,12 @@ def _until(config: Config, traces: Mapping[str, Trace], start: float) -> float:
     return end
 
 
-def _work_s(config: Config, traces: Mapping[str, Trace], start: float) -> float:
+def _work_s(
+    config: Config,
+    traces: Mapping[str, Trace],
+    start: float,
+    costs: Mapping[str, Trace] | None,
+) -> float:
     """The work in seconds of one site's training."""
     if config.plan.train_site_h is not None:
         return config.plan.train_site_h * HOUR_S
@@ -195,7 +222,7 @@ def _work_s(config: Config, traces: Mapping[str, Trace], start: float) -> float:
             "run.duration_s: then it is what the experiment's own policy gets done in that time"
         )
     own = scenario(config, traces, start, PlanVariant(policy=config.policy), float("inf"))
-    own.until = min(own.until, start + config.run.duration_s)
+    own.until, own.prices = min(own.until, start + config.run.duration_s), costs
     done_s = simulate(own).train_site_s
     if done_s <= 0.0:
         raise ConfigError(

@@ -12,6 +12,7 @@ from uncurtail.runfolder import RunFolder
 from uncurtail.verify.chain import commit_chain, objects
 from uncurtail.verify.energy import emissions_add_up, energy_adds_up
 from uncurtail.verify.evidence import DAMAGE, Evidence, EvidenceError, Finding
+from uncurtail.verify.money import cost_adds_up
 from uncurtail.verify.record import events_readable, nothing_public
 from uncurtail.verify.sites import provision_release
 from uncurtail.verify.steps import consumed_matches, steps_once, token_hashes
@@ -38,6 +39,7 @@ CHECKS: tuple[tuple[str, Callable[[Evidence], Finding]], ...] = (
     ("provision-release", provision_release),
     ("energy-adds-up", energy_adds_up),
     ("emissions-add-up", emissions_add_up),
+    ("cost-adds-up", cost_adds_up),
     ("only-in-windows", only_in_windows),
     ("known-power", known_power),
     ("events-readable", events_readable),

@@ -17,8 +17,9 @@ from uncurtail.core.fleet import SiteSection
 from uncurtail.core.leases import Interval
 from uncurtail.core.orders import StepReport
 from uncurtail.core.policy import PolicySection, read_policy
+from uncurtail.core.pricing import PriceSection
 from uncurtail.core.signals import Reading
-from uncurtail.runfolder import POWER, READINGS, STEPS, PowerRow, RunFolder
+from uncurtail.runfolder import POWER, PRICES, READINGS, STEPS, PowerRow, RunFolder
 
 T = TypeVar("T")
 
@@ -26,6 +27,8 @@ T = TypeVar("T")
 TOLERANCE_WALL_S = 2.0
 # The header of run folders from before readings said their kind.
 READINGS_BEFORE = READINGS[:3]
+# ... and from before the power series told a price.
+POWER_BEFORE = POWER[:7]
 # Problems told in full; the rest is counted.
 TOLD = 3
 # What a damaged file makes its readers and users raise.
@@ -82,6 +85,12 @@ class Setup:
     policy: PolicySection
     sites: dict[str, SiteSection]
     raw: dict[str, Any]
+
+    @property
+    def price_stale_after_s(self) -> float:
+        """How old a price may be; a file says itself until when one holds."""
+        price = self.raw.get("energy", {}).get("price")
+        return PriceSection(**price).stale_s if price else math.inf
 
 
 class Evidence:
@@ -146,6 +155,29 @@ class Evidence:
             rows.append(reading)
         return found
 
+    @property
+    def knows_prices(self) -> bool:
+        """Whether the power series tells what a kWh cost."""
+        name = "series/power.csv"
+        first = self._read(name, lambda: _first_line(self.folder.path / name))
+        return "price_eur_per_kwh" in first.split(",")
+
+    @cached_property
+    def prices(self) -> dict[str, list[Reading]]:
+        """Each site's price readings; their times rise. None where no price was asked for."""
+        found: dict[str, list[Reading]] = {name: [] for name in self.setup.sites}
+        if not self.exists("series/prices.csv"):
+            return found
+        for reading in self._series("prices", PRICES, self.folder.read_prices):
+            rows = found.setdefault(reading.site, [])
+            if rows and reading.t <= rows[-1].t:
+                raise EvidenceError(
+                    f"series/prices.csv: the prices of {reading.site} do not rise in time at "
+                    f"{iso(reading.t)}: a line is doubled or out of order; restore the file"
+                )
+            rows.append(reading)
+        return found
+
     @cached_property
     def power(self) -> dict[str, list[PowerRow]]:
         """Each site's power series, in file order."""
@@ -183,7 +215,8 @@ class Evidence:
     ) -> list[T]:
         path = f"series/{name}.csv"
         with_header = self._read(path, lambda: (_first_line(self.folder.path / path), reader()))
-        headers = [columns, READINGS_BEFORE] if columns is READINGS else [columns]
+        before = {READINGS: READINGS_BEFORE, POWER: POWER_BEFORE}
+        headers = [columns, before.get(columns, columns)]
         if with_header[0] not in [",".join(header) for header in headers]:
             raise EvidenceError(f"{path} does not begin with its header: restore it")
         return with_header[1]
