@@ -19,6 +19,7 @@ from uncurtail.core.leases import FreeSteps, split
 from uncurtail.core.rounds import Order, Reply
 from uncurtail.core.signals import Trace
 from uncurtail.loop import Loop, Ports
+from uncurtail.ports import Signals
 from uncurtail.runfolder import Journal, RunFolder
 
 START = "2026-07-24T06:00:00+00:00"
@@ -78,6 +79,7 @@ class Virtual:
     steps_per_epoch: int = 500
     traces: dict[str, Trace] | None = None
     latency_s: float = 1.5  # one way through Flower
+    power: Callable[[], Sequence[Signals]] = tuple  # what measures, made anew at each restart
 
     def __post_init__(self) -> None:
         self.folder = RunFolder(self.path / "virtual-1")
@@ -135,6 +137,7 @@ class Virtual:
             record=self.journal,
             forecaster=wiring.forecaster(self.settings, self.traces or {}, before.began),
             prices=sourcing.prices(self.settings, before.metered_until),
+            power=self.power(),
         )
         loop = Loop(self.settings, self.folder.run_id, ports, before, TOKENS_PER_STEP)
         known = wiring.last_readings(self.folder)

@@ -238,6 +238,26 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _measured_power_is_of_real_time(self) -> Self:
+        for name, site in self.sites.items():
+            if site.power_from == "model":
+                continue
+            if self.clock.speed != 1.0:
+                raise ValueError(
+                    f"sites.{name}.power_from {site.power_from!r} measures real watts: set "
+                    'clock.speed = 1, or power_from = "model"'
+                )
+            if site.power_from == "prometheus" and None in (
+                site.power_query,
+                self.energy.prometheus_url,
+            ):
+                raise ValueError(
+                    f"sites.{name}.power_from 'prometheus' needs its power_query and "
+                    "energy.prometheus_url: http://HOST:9090"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _money_has_a_price(self) -> Self:
         policies = [self.policy, *(row.policy for row in self.plan.policies.values())]
         if any(map(counts_money, policies)):

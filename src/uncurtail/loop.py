@@ -18,7 +18,6 @@ from uncurtail.core.events import (
     SiteProvisioned,
     SiteReleased,
     StopRequested,
-    Trouble,
 )
 from uncurtail.core.fleet import Phase, Provision, Release, Seen, SiteState
 from uncurtail.core.forecasts import Experience
@@ -39,12 +38,11 @@ from uncurtail.ports import (
     Prices,
     Provisioner,
     Record,
+    Signals,
     State,
 )
 from uncurtail.roundkeeper import RoundKeeper
-
-# A steady trouble is written once, and again after this long.
-TROUBLE_AGAIN_WALL_S = 60.0
+from uncurtail.troubles import TroubleBook
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +58,7 @@ class Ports:
     record: Record
     forecaster: Forecaster | None = None
     prices: Prices | None = None
+    power: Sequence[Signals] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +104,7 @@ class Loop:
         }
         self._hearts: Mapping[str, Heart] = {}
         self._alive: Mapping[str, frozenset[int]] = {}
-        self._troubles: dict[str, float] = {}
+        self._troubles = TroubleBook()
         self._stopping: str | None = None
         self._acted = False
         self.finished = False
@@ -333,18 +332,16 @@ class Loop:
 
     def note_troubles(self, now: Moment) -> None:
         """Write down what fails outside, once a minute while it lasts."""
-        for source, message in (
-            ("flower", self._ports.post.trouble),
-            ("redis", self._ports.state.trouble),
-            ("energy", self._ports.feed.trouble),
-            ("price", self.meter.trouble(now.t)),
-            ("deadline", self._decider.trouble),
-        ):
-            if message is None:
-                self._troubles.pop(source, None)
-            elif now.wall_s - self._troubles.get(source, 0.0) > TROUBLE_AGAIN_WALL_S:
-                self._troubles[source] = now.wall_s
-                self._emit(Trouble(t=now.t, wall_s=now.wall_s, source=source, message=message))
+        ports = self._ports
+        said = {
+            "flower": ports.post.trouble,
+            "redis": ports.state.trouble,
+            "energy": ports.feed.trouble,
+            **self.meter.troubles(now.t),
+            "deadline": self._decider.trouble,
+        }
+        for trouble in self._troubles.news(said, now):
+            self._emit(trouble)
 
     def finish_when_drained(self, now: Moment) -> None:
         """End the run once it winds down, every site is gone and no round is open."""
@@ -392,5 +389,11 @@ class Loop:
 
 def _instruments(config: Config, ports: Ports) -> Instruments:
     price = config.energy.price
-    stale_s = float("inf") if price is None else price.stale_s
-    return Instruments(ports.feed, ports.record, ports.prices, stale_s)
+    return Instruments(
+        ports.feed,
+        ports.record,
+        ports.prices,
+        float("inf") if price is None else price.stale_s,
+        ports.power,
+        config.fleet.power_stale_after_wall_s * config.clock.speed,
+    )

@@ -2,32 +2,35 @@
 
 import heapq
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from uncurtail.core import pricing
+from uncurtail.core import measured, pricing
 from uncurtail.core.ending import Spent
 from uncurtail.core.fleet import Phase, SiteSection
 from uncurtail.core.ledger import J_PER_KWH, Ledger, Segment
 from uncurtail.core.pricing import Price
 from uncurtail.core.signals import Kind, Reading
-from uncurtail.ports import Feed, Prices, Record
+from uncurtail.ports import Feed, Prices, Record, Signals
 
 
 @dataclass(frozen=True, slots=True)
 class Instruments:
-    """What a meter reads and writes. `price_stale_after_s`: how old a price may be."""
+    """What a meter reads and writes; how old a price and a measured power may be."""
 
     feed: Feed
     record: Record
     prices: Prices | None = None
     price_stale_after_s: float = math.inf
+    power: Sequence[Signals] = ()
+    power_stale_after_s: float = math.inf
 
 
 class Meter:
     """Integrates every site's power from `start` on, cut wherever its signals or phase change.
 
-    What was cut is in the series and the ledger; `phases` draw from the last cut on.
+    What was cut is in the series and the ledger; `phases` draw from the last cut on. Where a fresh
+    measurement is known it is what a site draws, else what was declared for its phase.
     """
 
     def __init__(
@@ -44,10 +47,12 @@ class Meter:
         self._feed, self._record = instruments.feed, instruments.record
         self.since = start
         self._read_until = start
-        self._priced_until = start - 1.0
+        self._heard_until = start - 1.0
+        self._up_since = dict.fromkeys(sites, start)
         self.ledger = ledger
         self.readings: dict[str, Reading] = {}
         self._prices: dict[str, Reading] = {}
+        self._watts: dict[str, Reading] = {}
 
     def resume(self, readings: Mapping[str, Reading], read_until: float) -> None:
         """Go on with the readings of an earlier coordinator."""
@@ -62,21 +67,17 @@ class Meter:
         """Take every reading up to `now`, each at its own time, however late this tick comes."""
         return self._take(self._read_until, now)
 
-    def trouble(self, now: float) -> str | None:
-        """What is wrong with prices, where there should be any: what fails, and what counts."""
-        if self._with.prices is None:
-            return None
-        counted = pricing.unknown({name: self._price(name, now) for name in self._sites})
-        said = [part for part in (self._with.prices.trouble, counted) if part is not None]
-        return "; ".join(said) or None
+    def troubles(self, now: float) -> dict[str, str | None]:
+        """What is wrong with prices and measurements, where there should be any; what counts."""
+        return {"price": self._price_trouble(now), "power": self._power_trouble(now)}
 
     def spent(self, now: float) -> Spent:
         """What was emitted and paid up to `now`, the time since the last cut included."""
         total = self.ledger.total()
         kg, eur = total.emissions_g / 1000.0, total.cost_eur
         kg_per_s = eur_per_s = 0.0
-        for name, site in self._sites.items():
-            power_w = site.power_w(self._phases[name])
+        for name in self._sites:
+            power_w, _ = self._power(name, now)
             kg_per_s += power_w * (self._value(name) or 0.0) / J_PER_KWH / 1000.0
             eur_per_s += power_w * (self._price(name, now).eur_per_kwh or 0.0) / J_PER_KWH
         since_s = max(0.0, now - self.since)
@@ -84,9 +85,13 @@ class Meter:
 
     def change(self, phases: Mapping[str, Phase], now: float) -> None:
         """From `now` on, sites are in these phases."""
-        if phases != self._phases:
-            self.cut(now)
-            self._phases = dict(phases)
+        if phases == self._phases:
+            return
+        self.cut(now)
+        for name, phase in self._phases.items():
+            if phase is Phase.RELEASED and phases[name] is not Phase.RELEASED:
+                self._up_since[name] = now
+        self._phases = dict(phases)
 
     def cut(self, until: float) -> None:
         """Bring series and ledger up to `until`."""
@@ -97,7 +102,8 @@ class Meter:
     def _cut(self, until: float) -> None:
         if until <= self.since:
             return
-        power_w = {name: site.power_w(self._phases[name]) for name, site in self._sites.items()}
+        power = {name: self._power(name, self.since) for name in self._sites}
+        power_w = {name: watts for name, (watts, _) in power.items()}
         drawn = self._feed.draw(self.since, until, power_w)
         segments = [
             Segment(
@@ -105,11 +111,12 @@ class Meter:
                 self._phases[name],
                 self.since,
                 until,
-                power_w[name],
+                watts,
                 self._value(name),
                 self._price(name, self.since).eur_per_kwh,
+                power_from,
             )
-            for name in self._sites
+            for name, (watts, power_from) in power.items()
         ]
         for segment in segments:
             self.ledger.add(segment)
@@ -124,40 +131,90 @@ class Meter:
 
     def _price(self, site: str, now: float) -> Price:
         reading, declared = self._prices.get(site), self._sites[site].price_eur_per_kwh
-        return pricing.price_at(reading, now, self._with.price_stale_after_s, declared)
+        # A stretch may have begun before its value was told anew: see `_take`.
+        known = now if reading is None else max(now, reading.t)
+        return pricing.price_at(reading, known, self._with.price_stale_after_s, declared)
+
+    def _price_trouble(self, now: float) -> str | None:
+        if self._with.prices is None:
+            return None
+        counted = pricing.unknown({name: self._price(name, now) for name in self._sites})
+        said = [part for part in (self._with.prices.trouble, counted) if part is not None]
+        return "; ".join(said) or None
+
+    def _power(self, site: str, now: float) -> tuple[float, str]:
+        """What a site draws from `now` on (W), and who says so."""
+        section, phase = self._sites[site], self._phases[site]
+        reading = self._watts.get(site)
+        if reading is not None and phase is not Phase.RELEASED:
+            stale_s, since = self._with.power_stale_after_s, self._up_since[site]
+            known = max(now, reading.t)
+            watts = measured.counted_w(reading, known, stale_s, since, section.power_beside_w)
+            if watts is not None:
+                return watts, reading.signal.source
+        return section.power_w(phase), measured.MODEL
+
+    def _power_trouble(self, now: float) -> str | None:
+        """Sites get the time that a measurement stays fresh to bring their first."""
+        patient_s = self._with.power_stale_after_s
+        missing = [
+            (name, site.power_from)
+            for name, site in self._sites.items()
+            if site.power_from != measured.MODEL
+            and self._phases[name] is not Phase.RELEASED
+            and now - self._up_since[name] > patient_s
+            and self._power(name, now)[1] == measured.MODEL
+        ]
+        counted = measured.unmeasured(missing)
+        failing = (signals.trouble for signals in self._with.power)
+        said = [part for part in (*failing, counted) if part is not None]
+        return "; ".join(said) or None
 
     def _stale_at(self) -> Iterator[float]:
         """When what is known does not count any more: files hold whole milliseconds."""
-        for reading in self._prices.values():
-            yield reading.as_of + self._with.price_stale_after_s + 0.001
+        for reading in (*self._prices.values(), *self._watts.values()):
+            yield reading.as_of + self._stale_after_s(reading) + 0.001
+
+    def _stale_after_s(self, reading: Reading) -> float:
+        is_price = reading.signal.kind is Kind.PRICE
+        return self._with.price_stale_after_s if is_price else self._with.power_stale_after_s
 
     def _take(self, after: float, until: float) -> list[Reading]:
+        """Each reading ends the stretch before it, unless it says the same as the one in force."""
         taken = self._feed.readings(after, until)
         for reading in heapq.merge(taken, self._news(until), key=_time):
-            known = self._prices if reading.signal.kind is Kind.PRICE else self.readings
+            known, record = self._shelf(reading)
             before = known.get(reading.site)
             if before is None or before.value != reading.value or self._lapsed(before, reading):
                 self.cut(min(reading.t, until))
             known[reading.site] = reading
-            if reading.signal.kind is Kind.PRICE:
-                self._record.price(reading)
-            else:
-                self._record.reading(reading)
+            record(reading)
         self._read_until = max(self._read_until, until)
         return taken
 
+    def _shelf(self, reading: Reading) -> tuple[dict[str, Reading], Callable[[Reading], None]]:
+        """Where a reading is kept, and where it is recorded."""
+        match reading.signal.kind:
+            case Kind.PRICE:
+                return self._prices, self._record.price
+            case Kind.POWER:
+                return self._watts, self._record.watts
+            case Kind.MARGINAL | Kind.AVERAGE:
+                return self.readings, self._record.reading
+
     def _news(self, until: float) -> list[Reading]:
-        """The prices that became known since the last call."""
-        if self._with.prices is None or until <= self._priced_until:
+        """The prices and measurements that became known since the last call, by time."""
+        if until <= self._heard_until:
             return []
-        after, self._priced_until = self._priced_until, until
-        return self._with.prices.readings(after, until)
+        after, self._heard_until = self._heard_until, until
+        sources = [*self._with.power, *([self._with.prices] if self._with.prices else [])]
+        return list(heapq.merge(*(s.readings(after, until) for s in sources), key=_time))
 
     def _lapsed(self, before: Reading, reading: Reading) -> bool:
-        """Whether a price was stale for a while before it was renewed."""
-        if reading.signal.kind is not Kind.PRICE:
+        """Whether what does not count when it is old was so for a while before it was renewed."""
+        if reading.signal.kind not in (Kind.PRICE, Kind.POWER):
             return False
-        return before.as_of + self._with.price_stale_after_s < reading.t
+        return before.as_of + self._stale_after_s(before) < reading.t
 
 
 def _time(reading: Reading) -> float:

@@ -149,6 +149,10 @@ class Record(Protocol):
         """Append a price."""
         ...
 
+    def watts(self, reading: Reading) -> None:
+        """Append a measured power."""
+        ...
+
     def power(self, segments: Sequence[tuple[Segment, float]]) -> None:
         """Append one cut, every site's segment with what the feed drew (W), in one write."""
         ...

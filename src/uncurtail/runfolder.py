@@ -21,19 +21,21 @@ from uncurtail.core.commit import Commit
 from uncurtail.core.events import Event, decode, encode, iso, unix
 from uncurtail.core.forecasts import Forecast
 from uncurtail.core.ledger import Segment
+from uncurtail.core.measured import MODEL
 from uncurtail.core.orders import StepReport
-from uncurtail.core.signals import EUR_PER_KWH, Kind, Reading, Signal, Trace
+from uncurtail.core.signals import EUR_PER_KWH, WATT, Kind, Reading, Signal, Trace
 
 # Names the run folder to every process of a run.
 RUN_DIR = "UNCURTAIL_RUN_DIR"
 
 # The last three came later: a run folder without them says "marginal", published as it was known.
 READINGS = ("t", "site", "intensity_g_per_kwh", "published", "kind", "source")
-# The last came later: folders without it know no price.
+# The last two came later: folders without them know no price, and no power but the declared one.
 POWER = (
     "start", "end", "site", "phase", "power_w", "grid_power_w", "intensity_g_per_kwh",
-    "price_eur_per_kwh",
+    "price_eur_per_kwh", "power_from",
 )  # fmt: skip
+WATTS = ("t", "site", "watts", "published", "source")
 PRICES = ("t", "site", "eur_per_kwh", "published", "source")
 STEPS = ("t", "wall_s", "site", "session", "round", "epoch", "step", "loss", "tokens")
 
@@ -97,15 +99,23 @@ class RunFolder:
 
     def read_prices(self) -> list[Reading]:
         """Every price in EUR/kWh, as it arrived; an unknown one has value None."""
+        return self._signal("prices", Kind.PRICE, EUR_PER_KWH)
+
+    def read_watts(self) -> list[Reading]:
+        """Every measured power in W, as it arrived."""
+        return self._signal("watts", Kind.POWER, WATT)
+
+    def _signal(self, name: str, kind: Kind, unit: str) -> list[Reading]:
+        column = {"prices": PRICES, "watts": WATTS}[name][2]
         return [
             Reading(
                 row["site"],
                 unix(row["t"]),
-                _maybe(row["eur_per_kwh"]),
+                _maybe(row[column]),
                 unix(row["published"]) if row["published"] else None,
-                Signal(Kind.PRICE, EUR_PER_KWH, row["source"]),
+                Signal(kind, unit, row["source"]),
             )
-            for row in self._rows("prices")
+            for row in self._rows(name)
         ]
 
     def read_power(self) -> list[PowerRow]:
@@ -120,6 +130,7 @@ class RunFolder:
                     float(row["power_w"]),
                     _maybe(row["intensity_g_per_kwh"]),
                     _maybe(row.get("price_eur_per_kwh") or ""),
+                    row.get("power_from") or MODEL,
                 ),
                 float(row["grid_power_w"]),
             )
@@ -201,13 +212,14 @@ class Journal:
         self._power = _open_append(folder.series / "power.csv", POWER)
         self._power_columns = _count_columns(folder.series / "power.csv")
         self._prices = _open_append(folder.series / "prices.csv", PRICES)
+        self._watts = _open_append(folder.series / "watts.csv", WATTS)
         self._steps = _open_append(folder.series / "steps.csv", STEPS)
         self._forecasts = _open_append(folder.series / "forecasts.jsonl", None)
 
     @property
     def _files(self) -> tuple[TextIO, ...]:
-        series = (self._readings, self._power, self._prices, self._steps, self._forecasts)
-        return self._events, *series
+        signals = (self._readings, self._prices, self._watts, self._forecasts)
+        return self._events, *signals, self._power, self._steps
 
     def event(self, event: Event) -> None:
         """Append one event."""
@@ -238,9 +250,11 @@ class Journal:
 
     def price(self, reading: Reading) -> None:
         """Append one price."""
-        published = "" if reading.published is None else iso(reading.published)
-        row = (iso(reading.t), reading.site, _text(reading.value), published)
-        _write_rows(self._prices, [(*row, reading.signal.source)])
+        _write_rows(self._prices, [_signal_row(reading)])
+
+    def watts(self, reading: Reading) -> None:
+        """Append one measured power."""
+        _write_rows(self._watts, [_signal_row(reading)])
 
     def power(self, segments: Sequence[tuple[Segment, float]]) -> None:
         """Append one cut, every site's segment with what the feed drew (W), in one write."""
@@ -256,6 +270,7 @@ class Journal:
                     f"{grid_power_w:.10g}",
                     _text(segment.intensity_g_per_kwh),
                     _text(segment.price_eur_per_kwh),
+                    segment.power_from,
                 )[: self._power_columns]
                 for segment, grid_power_w in segments
             ],
@@ -354,6 +369,12 @@ def _whole_lines(path: Path) -> Iterator[str]:
         for line in file:
             if line.endswith("\n"):
                 yield line.rstrip("\n")
+
+
+def _signal_row(reading: Reading) -> tuple[object, ...]:
+    published = "" if reading.published is None else iso(reading.published)
+    row = (iso(reading.t), reading.site, _text(reading.value), published)
+    return *row, reading.signal.source
 
 
 def _text(value: float | None) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from uncurtail.adapters.electricitymaps import ElectricityMaps
 from uncurtail.adapters.foresight import Bands, SourceForecasts
-from uncurtail.adapters.livefeed import LiveFeed
+from uncurtail.adapters.livefeed import Follower, LiveFeed
 from uncurtail.adapters.poller import Foresight, Poller
 from uncurtail.adapters.prices import LivePrices, PriceTraces
 from uncurtail.adapters.prometheus import Prometheus
@@ -18,13 +18,13 @@ from uncurtail.adapters.vessim import VessimFeed
 from uncurtail.adapters.vessim_api import VessimApi
 from uncurtail.adapters.watttime import WattTime
 from uncurtail.config import Config, ConfigError, EnergySection
-from uncurtail.core import pricing
+from uncurtail.core import measured, pricing
 from uncurtail.core.events import Event
 from uncurtail.core.forecasts import Forecast
 from uncurtail.core.issues import Issues, Issuing
 from uncurtail.core.received import Trust, held
 from uncurtail.core.signals import Kind, Reading, Signal, Trace
-from uncurtail.ports import Feed, Forecaster, Prices
+from uncurtail.ports import Feed, Forecaster, Prices, Signals
 
 
 def secret(name: str) -> str | None:
@@ -183,6 +183,34 @@ def prices(config: Config, start: float) -> Prices | None:
     live = LivePrices(names, poller, source.signal, start)
     poller.start()
     return live
+
+
+def asked_power(config: Config, start: float) -> list[Signals]:
+    """The measured power of sites that Prometheus is asked for, from `start` on."""
+    queries = {
+        name: site.power_query
+        for name, site in config.sites.items()
+        if site.power_from == "prometheus" and site.power_query is not None
+    }
+    if not queries:
+        return []
+    wanted = measured.signal("prometheus")
+    source = Prometheus(
+        config.energy.prometheus_url or "",
+        queries,
+        credentials=_prometheus_credentials(),
+        signal=wanted,
+    )
+    poller = Poller(
+        source,
+        sorted(queries),
+        every_wall_s=source.poll_wall_s,
+        stale_after_s=config.fleet.power_stale_after_wall_s,
+        seed=config.seed,
+    )
+    follower = Follower({name: name for name in queries}, poller, wanted, start)
+    poller.start()
+    return [follower]
 
 
 def live_forecaster(

@@ -10,6 +10,7 @@ from uncurtail.adapters.flower_commands import Flower
 from uncurtail.adapters.livefeed import LiveFeed
 from uncurtail.adapters.processes import ProcessProvisioner
 from uncurtail.adapters.redis import CoordinatorState
+from uncurtail.adapters.sitewatts import SiteWatts
 from uncurtail.adapters.traces import load_csv
 from uncurtail.config import Config, ConfigError, parse
 from uncurtail.core import commit as commits
@@ -34,6 +35,7 @@ from uncurtail.ports import Forecaster, Post
 from uncurtail.runfolder import Journal, RunFolder
 from uncurtail.sourcing import (
     aged,
+    asked_power,
     feed,
     live_forecaster,
     live_source,
@@ -257,16 +259,18 @@ def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
         foresight = live_forecaster(config, energy, recorded, before.began, record.forecast)
     else:
         foresight = forecaster(config, known, before.began)
+    state = CoordinatorState(endpoints.redis_url, folder.run_id, list(config.sites))
     ports = Ports(
         feed=energy,
         provisioner=ProcessProvisioner(folder.path, config.sites),
         post=post,
-        state=CoordinatorState(endpoints.redis_url, folder.run_id, list(config.sites)),
+        state=state,
         merger=UpdateMerger(blobs, config.outer),
         commits=blobs,
         record=record,
         forecaster=foresight,
         prices=prices(config, before.metered_until),
+        power=[SiteWatts(state), *asked_power(config, before.metered_until)],
     )
     loop = Loop(config, folder.run_id, ports, before, batch * length)
     heard = last_readings(folder)

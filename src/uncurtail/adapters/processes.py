@@ -43,6 +43,7 @@ class ProcessProvisioner:
         }
         if section.cuda_devices is not None:
             marks["CUDA_VISIBLE_DEVICES"] = section.cuda_devices
+            marks["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as NVML counts, which measures them
         command = [sys.executable, "-m", "uncurtail", "site", "lead", str(self._run), site]
         log = self._run / "sites" / site / "log"
         # Not tied to this process: the site outlives a coordinator that crashes, and the next one

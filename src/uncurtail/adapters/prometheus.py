@@ -4,14 +4,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from uncurtail.adapters import clock
 from uncurtail.adapters.http import Http, SourceError, expecting, number
 from uncurtail.adapters.sources import Point, rising
 from uncurtail.core.received import Foretold
-from uncurtail.core.signals import Kind, Reading, Signal
+from uncurtail.core.signals import Signal
 
 MOST_POINTS = 10_000  # Prometheus answers at most 11,000 a series
-POWER = Signal(Kind.POWER, "W", "prometheus")
 
 
 class Prometheus:
@@ -28,14 +26,17 @@ class Prometheus:
     def __init__(
         self,
         url: str,
-        query: str,
+        query: str | Mapping[str, str],
         *,
         credentials: str | tuple[str, str] | None = None,
         signal: Signal | None = None,
         period_s: float = 300.0,
         read_s: float = 10.0,
     ) -> None:
-        """`credentials` are a bearer token, or a user name and a password."""
+        """`credentials` are a bearer token, or a user name and a password.
+
+        Instead of one query with `{region}` there may be one for each region.
+        """
         self.signal = signal or Signal(source="prometheus")
         self.period_s = period_s
         self.longest_s = MOST_POINTS * period_s
@@ -60,16 +61,6 @@ class Prometheus:
     def readable(self) -> list[str]:
         """Any region that the query knows: Prometheus has no list of its own."""
         return []
-
-    def power(self, site: str, query: str) -> Reading:
-        """A site's measured power (W), as a reading of its own kind.
-
-        Raises:
-            SourceError: As for `Source.latest`.
-        """
-        point = self.instant(query)
-        value = point.value if POWER.plausible(point.value) else None
-        return Reading(site, clock.wall(), value, point.t, POWER)
 
     def instant(self, query: str) -> Point:
         """The query's value now, and when its sample was taken.
@@ -100,7 +91,9 @@ class Prometheus:
             return [Point(number(t), number(value)) for t, value in rows]
 
     def _of(self, region: str) -> str:
-        return self._query.replace("{region}", region)
+        if isinstance(self._query, str):
+            return self._query.replace("{region}", region)
+        return self._query[region]
 
     def _ask(self, what: str, params: Mapping[str, str | float]) -> Any:
         try:

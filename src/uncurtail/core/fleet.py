@@ -11,6 +11,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from uncurtail.core.events import Event, SitePhase, SiteProvisioned, SiteReleased
+from uncurtail.core.measured import PowerFrom
 from uncurtail.core.policy import Costs, Verdict
 from uncurtail.core.section import Section
 
@@ -39,6 +40,12 @@ class SiteSection(Section):
     train_power_w: float = Field(default=2024.0, ge=0)
     provision_power_w: float | None = Field(default=None, ge=0)  # unset: idle_power_w
     price_eur_per_kwh: float | None = Field(default=None, ge=0)
+    # What counts: these watts, or what is measured where there is a fresh value. "nvml" (its GPUs
+    # alone) and "rapl" (processors and memory of the whole machine) are read at the site, while
+    # Prometheus is asked for power_query (W). power_beside_w is what they do not see.
+    power_from: PowerFrom = "model"
+    power_query: str | None = None
+    power_beside_w: float = Field(default=0.0, ge=0)
     threads: int = Field(default=1, ge=1)  # of all its ranks together
     ranks: int = Field(default=1, ge=1)  # processes that share each step; one for each GPU
     cuda_devices: str | None = None  # "0,1": the GPU slot; unset: CPU
@@ -74,6 +81,8 @@ class FleetSection(Section):
     # A site without a coordinator finishes, snapshots and exits.
     orphan_after_wall_s: float = Field(default=60.0, gt=0)
     max_retry_wall_s: float = Field(default=60.0, gt=0)
+    # Four measurements of a site that were missed, or two of Prometheus every 30 s.
+    power_stale_after_wall_s: float = Field(default=60.0, gt=0)
 
 
 @dataclass(frozen=True, slots=True)

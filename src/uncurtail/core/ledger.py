@@ -29,6 +29,7 @@ class Segment:
     power_w: float
     intensity_g_per_kwh: float | None
     price_eur_per_kwh: float | None = None
+    power_from: str = "model"  # or what measured it
 
     def with_power(self, power_w: float, until: float) -> "Segment":
         """The same up to `until`, at another power."""

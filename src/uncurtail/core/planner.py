@@ -91,8 +91,8 @@ def make_plan(policy: Deadline, work: Work, stands: Mapping[str, Stand]) -> Plan
     """The cheapest way to finish the work in time, by what the forecasts say.
 
     Where nothing is said of the time to come, sites run in their windows, and all run on any known
-    power once the time that is left is only just enough. A deadline that cannot be met is missed by as
-    little as possible: everything runs. Called again whenever something is learned.
+    power once the time that is left is only just enough. A deadline that cannot be met is missed
+    by as little as possible: everything runs. Called again whenever something is learned.
     """
     if work.train_site_s <= 0.0 or not stands:
         return Plan(dict.fromkeys(stands, ()))

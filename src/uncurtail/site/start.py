@@ -1,11 +1,19 @@
 """From a run folder to a running session: what `uncurtail site` builds before it begins."""
 
+import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from uncurtail import wiring
-from uncurtail.adapters.redis import SiteState
+from uncurtail.adapters.nvml import Nvml
+from uncurtail.adapters.rapl import Rapl
+from uncurtail.adapters.redis import SitePower, SiteState
+from uncurtail.adapters.wattmeter import Reporter, WattError
+from uncurtail.core.fleet import SiteSection
 from uncurtail.runfolder import RunFolder
+
+log = logging.getLogger("uncurtail.site")
 
 
 def lead_session(path: Path, site: str, session: int) -> int:
@@ -13,8 +21,25 @@ def lead_session(path: Path, site: str, session: int) -> int:
     from uncurtail.site.leader import lead
 
     folder = RunFolder(path)
-    ranks = wiring.read_config(folder).sites[site].ranks
-    return lead(folder, wiring.flower(folder, wiring.Endpoints.load(folder)), site, session, ranks)
+    section = wiring.read_config(folder).sites[site]
+    endpoints = wiring.Endpoints.load(folder)
+    power = SitePower(endpoints.redis_url, folder.run_id, site, session)
+    reporter = measuring(section, power.say)
+    if reporter is not None:
+        reporter.start()
+    return lead(folder, wiring.flower(folder, endpoints), site, session, section.ranks)
+
+
+def measuring(section: SiteSection, say: Callable[[float, str], object]) -> Reporter | None:
+    """What measures this site's power here; None where nothing does, and the model counts."""
+    try:
+        if section.power_from == "nvml":
+            return Reporter(Nvml(section.cuda_devices), say)
+        if section.power_from == "rapl":
+            return Reporter(Rapl(), say)
+    except WattError as error:
+        log.warning("power is not measured: %s", error)
+    return None
 
 
 def train_session(path: Path, site: str, session: int, socket: Path) -> None:

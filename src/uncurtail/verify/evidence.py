@@ -13,13 +13,15 @@ from pydantic import TypeAdapter
 
 from uncurtail.core.commit import Commit
 from uncurtail.core.events import Event, RunEnded, iso
-from uncurtail.core.fleet import SiteSection
+from uncurtail.core.fleet import FleetSection, SiteSection
 from uncurtail.core.leases import Interval
+from uncurtail.core.ledger import Segment
+from uncurtail.core.measured import MODEL
 from uncurtail.core.orders import StepReport
 from uncurtail.core.policy import PolicySection, read_policy
 from uncurtail.core.pricing import PriceSection
 from uncurtail.core.signals import Reading
-from uncurtail.runfolder import POWER, PRICES, READINGS, STEPS, PowerRow, RunFolder
+from uncurtail.runfolder import POWER, PRICES, READINGS, STEPS, WATTS, PowerRow, RunFolder
 
 T = TypeVar("T")
 
@@ -91,6 +93,11 @@ class Setup:
         """How old a price may be; a file says itself until when one holds."""
         price = self.raw.get("energy", {}).get("price")
         return PriceSection(**price).stale_s if price else math.inf
+
+    @property
+    def power_stale_after_s(self) -> float:
+        """How old a measured power may be, simulated."""
+        return FleetSection(**self.raw.get("fleet", {})).power_stale_after_wall_s * self.speed
 
 
 class Evidence:
@@ -165,14 +172,32 @@ class Evidence:
     @cached_property
     def prices(self) -> dict[str, list[Reading]]:
         """Each site's price readings; their times rise. None where no price was asked for."""
-        found: dict[str, list[Reading]] = {name: [] for name in self.setup.sites}
-        if not self.exists("series/prices.csv"):
+        return self._signal("prices", PRICES, self.folder.read_prices)
+
+    @cached_property
+    def watts(self) -> dict[str, list[Reading]]:
+        """Each site's measured powers; their times rise. None where nothing was measured."""
+        return self._signal("watts", WATTS, self.folder.read_watts)
+
+    @cached_property
+    def measured(self) -> dict[str, list[Segment]]:
+        """Each site's stretches whose power was measured."""
+        return {
+            site: [row.segment for row in rows if row.segment.power_from != MODEL]
+            for site, rows in self.power.items()
+        }
+
+    def _signal(
+        self, name: str, columns: tuple[str, ...], reader: Callable[[], list[Reading]]
+    ) -> dict[str, list[Reading]]:
+        found: dict[str, list[Reading]] = {site: [] for site in self.setup.sites}
+        if not self.exists(f"series/{name}.csv"):
             return found
-        for reading in self._series("prices", PRICES, self.folder.read_prices):
+        for reading in self._series(name, columns, reader):
             rows = found.setdefault(reading.site, [])
             if rows and reading.t <= rows[-1].t:
                 raise EvidenceError(
-                    f"series/prices.csv: the prices of {reading.site} do not rise in time at "
+                    f"series/{name}.csv: the rows of {reading.site} do not rise in time at "
                     f"{iso(reading.t)}: a line is doubled or out of order; restore the file"
                 )
             rows.append(reading)
