@@ -46,6 +46,7 @@ class Decider:
         self._windows = dict(windows)
         self._plan: Plan | None = None
         self._decisions: dict[str, Decision] = {}
+        self._values: Mapping[str, float | None] = {}
         self.trouble: str | None = None  # what a deadline forces, for people to read
 
     def watch(self, site: str, reading: Reading | None, t: float, wall_s: float) -> Event | None:
@@ -87,6 +88,7 @@ class Decider:
         """
         stale_s = self._policy.stale_after_s
         values = {name: usable(readings.get(name), now, stale_s) for name in self._windows}
+        self._values = values
         if isinstance(self._policy, Deadline) and left_site_s is not None:
             self._replan(now, values, states, left_site_s)
         for site, seen in self._windows.items():
@@ -105,6 +107,13 @@ class Decider:
     def verdict(self, site: str) -> Verdict:
         """What the site should do."""
         return self._decisions[site].verdict
+
+    def wanted(self) -> dict[str, tuple[Verdict, float | None]]:
+        """What each site should do, and the intensity (g/kWh) by which: None when unknown."""
+        return {
+            site: (decision.verdict, self._values.get(site))
+            for site, decision in self._decisions.items()
+        }
 
     def next_wake(self, t: float) -> float:
         """When to decide again, even if nothing is heard."""
@@ -140,6 +149,7 @@ class Decider:
             self._began + self._policy.deadline_s,
             left_site_s,
             self._config.plan.round_overhead_share,
+            self._config.fleet.max_sites,
         )
         stands = {
             name: Stand(

@@ -112,7 +112,7 @@ class Loop:
         self.meter = Meter(
             config.sites,
             {name: state.phase for name, state in self._states.items()},
-            _instruments(config, ports),
+            Instruments.of(config, ports),
             past.ledger,
             past.metered_until,
         )
@@ -211,18 +211,24 @@ class Loop:
     def _reconcile(self, now: Moment) -> None:
         self._acted = False
         online = self._ports.post.online()
+        kept_out = fleet.kept_out(
+            self._decider.wanted(),
+            self._states,
+            self._alive,
+            (self._config.fleet.max_sites, now.wall_s),
+        )
         for site, known in self._sites.items():
             before = self._states[site]
             step = fleet.reconcile(
                 known,
                 before,
-                self._decider.verdict(site),
+                Verdict.REST if site in kept_out else self._decider.verdict(site),
                 self._see(site, online),
                 (now.t, now.wall_s),
             )
             self._states[site] = step.state
             self._say(site, before, step, now)
-            self._acted |= bool(step.actions)
+            self._acted |= bool(step.actions) or (bool(kept_out) and step.released_as is not None)
             for action in step.actions:
                 match action:
                     case Provision(name, session):
@@ -385,15 +391,3 @@ class Loop:
 
     def _emit(self, *events: Event) -> None:
         self._ports.record.events(events)
-
-
-def _instruments(config: Config, ports: Ports) -> Instruments:
-    price = config.energy.price
-    return Instruments(
-        ports.feed,
-        ports.record,
-        ports.prices,
-        float("inf") if price is None else price.stale_s,
-        ports.power,
-        config.fleet.power_stale_after_wall_s * config.clock.speed,
-    )

@@ -4,7 +4,9 @@ import heapq
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
+from uncurtail.config import Config
 from uncurtail.core import measured, pricing
 from uncurtail.core.ending import Spent
 from uncurtail.core.fleet import Phase, SiteSection
@@ -24,6 +26,35 @@ class Instruments:
     price_stale_after_s: float = math.inf
     power: Sequence[Signals] = ()
     power_stale_after_s: float = math.inf
+
+    @classmethod
+    def of(cls, config: Config, outside: "Outside") -> "Instruments":
+        """Those of a run."""
+        price = config.energy.price
+        return cls(
+            outside.feed,
+            outside.record,
+            outside.prices,
+            math.inf if price is None else price.stale_s,
+            outside.power,
+            config.fleet.power_stale_after_wall_s * config.clock.speed,
+        )
+
+
+class Outside(Protocol):
+    """What the loop is given of the outside, as far as it is metered."""
+
+    @property
+    def feed(self) -> Feed: ...  # noqa: D102
+
+    @property
+    def record(self) -> Record: ...  # noqa: D102
+
+    @property
+    def prices(self) -> Prices | None: ...  # noqa: D102
+
+    @property
+    def power(self) -> Sequence[Signals]: ...  # noqa: D102
 
 
 class Meter:

@@ -17,13 +17,14 @@ from uncurtail.adapters.traces import load_csv, regions_of
 from uncurtail.adapters.vessim import VessimFeed
 from uncurtail.adapters.vessim_api import VessimApi
 from uncurtail.adapters.watttime import WattTime
-from uncurtail.config import Config, ConfigError, EnergySection
+from uncurtail.config import Config, ConfigError
 from uncurtail.core import measured, pricing
 from uncurtail.core.events import Event
 from uncurtail.core.forecasts import Forecast
 from uncurtail.core.issues import Issues, Issuing
 from uncurtail.core.received import Trust, held
 from uncurtail.core.signals import Kind, Reading, Signal, Trace
+from uncurtail.energysection import EnergySection
 from uncurtail.ports import Feed, Forecaster, Prices, Signals
 
 

@@ -4,12 +4,13 @@ Level-triggered: `reconcile` compares what a site should do with what is seen to
 again with the same arguments asks for the same things; a lost command is repaired by the next call.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from pydantic import Field
 
+from uncurtail.core.capacity import admitted
 from uncurtail.core.events import Event, SitePhase, SiteProvisioned, SiteReleased
 from uncurtail.core.measured import PowerFrom
 from uncurtail.core.policy import Costs, Verdict
@@ -74,6 +75,8 @@ class FleetSection(Section):
     """How sites are started, and how long each stage may take by the wall clock."""
 
     kind: str = Field(default="processes", pattern="^(processes)$")
+    # So many sites may be up at once, in `run` and in `plan`; unset: all.
+    max_sites: int | None = Field(default=None, ge=1)
     # A start needs torch, a key, a SuperNode: about 6 s on a laptop, minutes on a cloud.
     provision_timeout_wall_s: float = Field(default=300.0, gt=0)
     # A drain is one step, one upload, one Flower reply.
@@ -215,14 +218,49 @@ def _released(
 ) -> Step:
     if state.session in seen.sessions:  # released by belief, still there: say it again
         return Step(state, (Release(site.name, state.session),))
-    # A stray goes first: it may hold the GPU that a new session needs.
     wanted = verdict in (Verdict.TRAIN, Verdict.READY)
-    if seen.sessions or not wanted or now[1] < state.retry_wall:
+    if not wanted or not can_start(state, seen.sessions, now[1]):
         return Step(state)
     started = _enter(
         replace(state, session=state.session + 1, up_since=now[0]), Phase.PROVISIONING, now
     )
     return Step(started, (Provision(site.name, started.session),))
+
+
+def can_start(state: SiteState, sessions: frozenset[int], wall_s: float) -> bool:
+    """Whether a site could be started now, were it wanted.
+
+    A stray goes first: it may hold the GPU that a new session needs.
+    """
+    return state.phase is Phase.RELEASED and not sessions and wall_s >= state.retry_wall
+
+
+def kept_out(
+    wanted: Mapping[str, tuple[Verdict, float | None]],
+    states: Mapping[str, SiteState],
+    alive: Mapping[str, frozenset[int]],
+    cap: tuple[int | None, float],
+) -> frozenset[str]:
+    """The sites that want to start, and must wait until another is gone.
+
+    Args:
+        wanted: What each site should do, and its usable intensity (g/kWh).
+        states: What is believed of each.
+        alive: The sessions that exist; one that lingers on takes a place.
+        cap: (how many may be up, None for all; wall unix seconds).
+    """
+    max_sites, wall_s = cap
+    nothing: frozenset[int] = frozenset()
+    wanting = {
+        site: value
+        for site, (verdict, value) in wanted.items()
+        if verdict in (Verdict.TRAIN, Verdict.READY)
+        and can_start(states[site], alive.get(site, nothing), wall_s)
+    }
+    num_up = sum(
+        state.phase is not Phase.RELEASED or bool(alive.get(site)) for site, state in states.items()
+    )
+    return frozenset(wanting) - admitted(wanting, num_up, max_sites)
 
 
 def _provisioning(

@@ -182,7 +182,7 @@ def scenario(
         until=_until(config, traces, start),
         train_site_s=train_site_s,
         round_overhead_share=config.plan.round_overhead_share if share is None else share,
-        max_sites=config.plan.max_sites,
+        max_sites=config.fleet.max_sites,
         issues=issues,
         prices=_prices(config, {}, start),
     )

@@ -8,89 +8,36 @@ work is done. What is not: rounds themselves, messages, crashes, the last step o
 import heapq
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
+from uncurtail.core.capacity import admitted
 from uncurtail.core.ending import Spent
 from uncurtail.core.fleet import Phase
 from uncurtail.core.forecasts import Experience, perfect
-from uncurtail.core.issues import Issues
 from uncurtail.core.planner import Stand, Work, make_plan
 from uncurtail.core.policy import (
     Budget,
-    Costs,
     Deadline,
     Decision,
     Lookahead,
-    PolicySection,
     Span,
     Verdict,
     View,
     decide,
 )
-from uncurtail.core.signals import Trace
 from uncurtail.plan.changes import find_changes
-from uncurtail.plan.integrate import Energy, Integral, Spans, intersect, rows_between, together
+from uncurtail.plan.integrate import Integral, Spans, intersect, rows_between, together
+from uncurtail.plan.scenario import Outcome as Outcome  # its readers find them here
+from uncurtail.plan.scenario import Scenario as Scenario
+from uncurtail.plan.scenario import SiteOutcome
 
 INF = math.inf
 # In place of a site: the plan of all of them is due.
 REPLAN = -1
-
-
-@dataclass(slots=True)
-class Scenario:
-    """What is asked: `train_site_s` seconds of one site's training, from `start`, by `until`.
-
-    `round_overhead_share` is the share of the time that a site spends idle while two or more train
-    together; training alone costs nothing. `max_sites` may be provisioned at once.
-    """
-
-    policy: PolicySection
-    sites: Mapping[str, Costs]
-    traces: Mapping[str, Trace]
-    start: float
-    until: float
-    train_site_s: float = INF
-    round_overhead_share: float = 0.0
-    max_sites: int | None = None
-    issues: Issues | None = None
-    prices: Mapping[str, Trace] | None = None
-
-
-@dataclass(slots=True)
-class SiteOutcome:
-    """What one site did: `phases` are (phase, start, end), in order, without released time."""
-
-    phases: list[tuple[Phase, float, float]] = field(default_factory=list)
-    provisions: int = 0
-    train_s: float = 0.0
-    energy: Energy = field(default_factory=Energy)
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What the run did. `end` is when its work was done, or when training last ended."""
-
-    start: float
-    end: float
-    completed: bool
-    train_site_s: float
-    sites: dict[str, SiteOutcome]
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def energy(self) -> Energy:
-        """The sum over sites."""
-        total = Energy()
-        for site in self.sites.values():
-            total.add(site.energy)
-        return total
-
-    @property
-    def provisions(self) -> int:
-        """How often a site was started."""
-        return sum(site.provisions for site in self.sites.values())
+# ... or, after every site was heard, who of those that wait may start.
+ADMIT = 1 << 30
 
 
 class _Site:
@@ -179,7 +126,7 @@ class _Simulation:
         self.now = scenario.start
         self.training = 0
         self.up = 0
-        self.waiting: list[int] = []
+        self.waiting: set[int] = set()
         self.done_s = 0.0
         self.last_trained = scenario.start
         self.completed = False
@@ -198,6 +145,10 @@ class _Simulation:
             if index == REPLAN:
                 if version == self.replanned and self._advance(min(t, scenario.until)):
                     self._replan(t)
+                continue
+            if index == ADMIT:
+                if self._advance(min(t, scenario.until)) and t < scenario.until:
+                    self._admit(t)
                 continue
             site = self.sites[index]
             if version != site.version:
@@ -239,9 +190,11 @@ class _Simulation:
         if site.phase is Phase.PROVISIONING and now >= site.ready_at:
             site.enter(Phase.IDLE, now)
         decision = decide(self.scenario.policy, site.costs, self._view(site, now))
-        waits = not self._apply(site, decision.verdict, now)
-        if waits and index not in self.waiting:
-            self.waiting.append(index)
+        if self._apply(site, decision.verdict, now):
+            self.waiting.discard(index)
+        else:
+            self.waiting.add(index)
+            heapq.heappush(self.heap, (now, ADMIT, 0))
         site.version += 1
         heapq.heappush(self.heap, (self._next(site, decision, now), index, site.version))
 
@@ -263,9 +216,8 @@ class _Simulation:
         self.replanned += 1
         if plan.revisit < scenario.until:
             heapq.heappush(self.heap, (max(plan.revisit, now + 1.0), REPLAN, self.replanned))
-        for index, site in enumerate(self.sites):
-            site.version += 1
-            heapq.heappush(self.heap, (now, index, site.version))
+        for index in range(len(self.sites)):
+            self._ask(index, now)
 
     def _stand(self, site: _Site, now: float) -> Stand:
         scenario = self.scenario
@@ -303,12 +255,11 @@ class _Simulation:
         )
 
     def _apply(self, site: _Site, verdict: Verdict, now: float) -> bool:
-        """Move the site towards its verdict; False when it must wait for another to go."""
+        """Move the site towards its verdict; False when it waits to be admitted."""
         if site.phase is Phase.RELEASED:
             if verdict not in (Verdict.TRAIN, Verdict.READY):
                 return True
-            cap = self.scenario.max_sites
-            if cap is not None and self.up >= cap:
+            if self.scenario.max_sites is not None:
                 return False
             self._provision(site, now)
         if verdict is Verdict.REST:
@@ -332,11 +283,28 @@ class _Simulation:
         self.up -= 1
         site.up_since = None
         site.enter(Phase.RELEASED, now)
-        for index in self.waiting:  # there is room now: ask them again
-            waiting = self.sites[index]
-            waiting.version += 1
-            heapq.heappush(self.heap, (now, index, waiting.version))
-        self.waiting.clear()
+        for index in self.waiting:  # there is room now
+            self._ask(index, now)
+
+    def _admit(self, now: float) -> None:
+        """Start those of the waiting sites that may be up."""
+        wanting: dict[str, float | None] = {}
+        for index in sorted(self.waiting):
+            site = self.sites[index]
+            trace = self.scenario.traces[site.name]
+            wanting[site.name] = trace.at(now) if site.known else None
+        chosen = admitted(wanting, self.up, self.scenario.max_sites)
+        for index in sorted(self.waiting):
+            if self.sites[index].name in chosen:
+                self.waiting.remove(index)
+                self._provision(self.sites[index], now)
+                self._ask(index, now)
+
+    def _ask(self, index: int, now: float) -> None:
+        """Have the site decide anew."""
+        site = self.sites[index]
+        site.version += 1
+        heapq.heappush(self.heap, (now, index, site.version))
 
     def _outcome(self) -> Outcome:
         scenario = self.scenario

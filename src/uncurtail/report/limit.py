@@ -47,6 +47,7 @@ def limit(run: RunData) -> Limit | None:
         deadline_s=makespan_s + slot_s,
         train_site_s=run.train_s // slot_s * slot_s,
         slot_s=slot_s,
+        max_sites=run.config.get("fleet", {}).get("max_sites"),
     )
     bound = solve(problem, TIME_LIMIT_WALL_S) if problem.sites else None
     if bound is None or not bound.plan:
