@@ -29,7 +29,7 @@ setup: .venv/installed
 	$(PYTHON) -m venv .venv
 	@# torch by its exact version first: a range would take a build with gigabytes of CUDA.
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,check,wandb,tensorboard]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,check,wandb,tensorboard,exalsius]'
 	@touch $@
 
 clean:

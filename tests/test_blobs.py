@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from uncurtail.adapters.blobs import BlobError, ObjectStore
+from uncurtail.adapters.blobs import BlobError, ObjectStore, UnusableError
 
 
 @pytest.fixture(params=["own folder", "file url"])
@@ -43,7 +43,7 @@ def test_an_object_is_named_by_its_hash_and_written_once(store):
 def test_a_damaged_object_is_never_handed_out(store, tmp_path, damage):
     key = store.put_hashed(b"weights")
     (home(store, tmp_path) / key).write_bytes(damage)
-    with pytest.raises(BlobError, match="is damaged"):
+    with pytest.raises(UnusableError, match="is damaged"):
         store.get(key)
     store.put_hashed(b"weights")
     assert store.get(key) == b"weights", "writing it again mends it"
@@ -51,7 +51,7 @@ def test_a_damaged_object_is_never_handed_out(store, tmp_path, damage):
 
 @pytest.mark.parametrize("key", ["objects/0", "commits/00000000.json", "objects"])
 def test_what_is_not_there_is_an_error_of_ours(store, key):
-    with pytest.raises(BlobError, match=f"cannot read {key}"):
+    with pytest.raises(UnusableError, match=f"{key} is not there"):
         store.get(key)
 
 
@@ -129,3 +129,20 @@ def test_what_cannot_be_used_is_set_aside_for_a_person_to_look_at(store):
 def test_a_url_that_names_no_store_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"nonsense:.* write file:// or s3://"):
         ObjectStore("nonsense://x", tmp_path)
+
+
+def test_what_a_kill_kept_from_the_runs_folder_is_copied_there_later(tmp_path):
+    folder = tmp_path / "demo-1"
+    (tmp_path / "elsewhere" / "demo-1").mkdir(parents=True)
+    store = ObjectStore(f"file://{tmp_path}/elsewhere", folder)
+    assert store.put_new("commits/00000000.json", b"zero")
+    (folder / "commits" / "00000000.json").unlink()
+    store.copy_missing("commits")
+    assert (folder / "commits" / "00000000.json").read_bytes() == b"zero"
+
+
+def test_a_store_that_cannot_be_asked_is_told_from_an_object_that_is_not_there(tmp_path):
+    store = ObjectStore("http://127.0.0.1:9", tmp_path)  # plain HTTP is refused by the client
+    with pytest.raises(BlobError, match="cannot read commits/1") as told:
+        store.get("commits/1")
+    assert not isinstance(told.value, UnusableError)

@@ -179,11 +179,14 @@ def test_a_process_is_told_from_a_later_one_with_its_pid(start):
     assert not children.alive(child.pid, since)
 
 
-def test_what_one_process_notes_of_itself_another_recognises():
-    script = """
-        import os
+def test_what_one_process_notes_of_itself_another_recognises(tmp_path):
+    note = tmp_path / "note.json"
+    assert children.introduced(note) is None, "nobody noted himself yet"
+    script = f"""
+        from pathlib import Path
         from uncurtail.adapters import children
-        print(os.getpid(), repr(children.started(os.getpid())), flush=True)
+        children.introduce(Path({str(note)!r}))
+        print(flush=True)
         input()
     """
     env = {**os.environ, "PYTHONPATH": str(SRC)}
@@ -191,10 +194,12 @@ def test_what_one_process_notes_of_itself_another_recognises():
         python(script), env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout is not None
-        pid, since = other.stdout.readline().split()
-        assert children.alive(int(pid), float(since))
+        other.stdout.readline()
+        assert children.introduced(note) == other.pid
         other.communicate("\n")
-    assert not children.alive(int(pid), float(since))
+    assert children.introduced(note) is None, "it has ended"
+    children.introduce(note)
+    assert children.introduced(note) == os.getpid()
 
 
 def test_a_signal_to_a_process_that_is_gone_is_what_was_wanted(start):
@@ -223,3 +228,24 @@ def test_an_orphan_is_adopted_and_collected_and_the_own_children_are_left_alone(
     env = {**os.environ, "PYTHONPATH": str(SRC)}
     done = subprocess.run(python(script), env=env, capture_output=True, text=True, check=True)
     assert done.stdout == "[True] 0\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no CPU affinity here")
+def test_a_child_and_what_it_starts_keep_to_their_cpus(start, tmp_path):
+    cpu = min(os.sched_getaffinity(0))
+    go, said = tmp_path / "go", tmp_path / "said"
+    child = start(
+        *python(f"""
+        import os, pathlib, subprocess, sys, time
+        while not pathlib.Path({str(go)!r}).exists():
+            time.sleep(0.01)
+        grandchild = "import os; print(sorted(os.sched_getaffinity(0)))"
+        text = subprocess.run([sys.executable, "-c", grandchild], capture_output=True, text=True)
+        pathlib.Path({str(said)!r}).write_text(text.stdout)
+        """)
+    )
+    children.keep_to(child.pid, [cpu, 9999])
+    go.touch()
+    assert child.wait(timeout=20) == 0
+    assert said.read_text() == f"[{cpu}]\n"
+    children.keep_to(child.pid, [cpu])  # gone: nothing to do

@@ -1,5 +1,6 @@
 """The command line: what a user gets wrong is one line with its remedy, before anything starts."""
 
+import json
 import os
 import socket
 import subprocess
@@ -11,6 +12,8 @@ import pytest
 from tests.runmaker import Spec, make_run
 from uncurtail import __version__
 from uncurtail.adapters import children
+from uncurtail.config import dump, load
+from uncurtail.runfolder import RunFolder
 
 SRC = Path(__file__).parent.parent / "src"
 TOML = """
@@ -217,6 +220,32 @@ def test_a_trace_that_could_mislead_is_refused(uncurtail, tmp_path, rows, messag
     assert message in said
     assert "\n" not in said
     assert not list(tmp_path.glob("runs/*"))
+
+
+@pytest.fixture
+def begun(uncurtail, tmp_path):
+    """A run of tiny.toml that began with other data than there is now."""
+    folder = RunFolder(tmp_path / "runs" / "tiny-20260101-000000")
+    folder.create()
+    folder.resolved.write_text(dump(load(tmp_path / "tiny.toml", [])), encoding="utf-8")
+    note = {"folder": "elsewhere", "manifest_sha256": "0" * 64}
+    (folder.path / "data.json").write_text(json.dumps(note), encoding="utf-8")
+    return folder
+
+
+def test_a_run_goes_on_with_the_settings_it_began_with(uncurtail, begun):
+    said = complaint(uncurtail("run", "tiny.toml", "--resume", "--set", "seed=2"))
+    assert said == (
+        "a run goes on with the settings that it began with (resolved.json): leave out --set, or "
+        "leave out --resume for a new run"
+    )
+
+
+def test_a_run_goes_on_with_the_data_it_began_with_or_not_at_all(uncurtail, begun):
+    said = complaint(uncurtail("run", "tiny.toml", "--resume"))
+    assert "holds other data than tiny-20260101-000000 began with in elsewhere" in said
+    assert json.loads((begun.path / "data.json").read_text())["folder"] == "elsewhere"
+    assert nothing_was_started(begun.path.parent.parent)
 
 
 def test_a_port_that_is_taken_is_refused(uncurtail, tmp_path):

@@ -188,3 +188,32 @@ print(*examine(as_json=False, version_of=lambda name: None if name in gone else 
     assert done.stdout.startswith("False")
     assert f"! {package}" in done.stdout
     assert "! torch" in done.stdout
+
+
+def test_a_token_of_exalsius_needs_its_package(monkeypatch):
+    _, found = findings()
+    assert found["fleet, exalsius"]["found"] == ("no token (UNCURTAIL_EXALSIUS_TOKEN is not set)")
+    monkeypatch.setenv("UNCURTAIL_EXALSIUS_TOKEN", TOKEN)
+    healthy, found = findings(
+        version_of=lambda name: None if name == "exalsius-api-client" else installed(name)
+    )
+    assert not healthy
+    assert found["fleet, exalsius"]["remedy"] == "pip install 'uncurtail[exalsius]'"
+
+
+def test_exalsius_is_asked_on_request_which_clusters_there_are(monkeypatch):
+    pytest.importorskip("exalsius_api_client", reason="the extra `exalsius` is not installed")
+    from tests import exalsiusserver
+
+    monkeypatch.setenv("UNCURTAIL_EXALSIUS_TOKEN", exalsiusserver.TOKEN)
+    with exalsiusserver.serving() as server:
+        _, found = findings()
+        assert found["fleet, exalsius"]["found"].startswith("the token is set, exalsius-api-cl")
+        assert server.requests == []
+        addresses = {"exalsius_url": server.url}
+        _, found = findings(online=True, addresses=addresses)
+        assert found["fleet, exalsius"]["found"] == "clusters: north (READY)"
+        server.token = "another"
+        healthy, found = findings(online=True, addresses=addresses)
+    assert not healthy
+    assert "refuses the token (401)" in found["fleet, exalsius"]["remedy"]

@@ -305,3 +305,18 @@ def test_equal_regions_of_two_signals_do_not_share_a_cache(tmp_path):
     assert one.load(3) == [Point(3 * DAY_S, 1.5)]
     assert other.load(3) is None
     assert one.load(4) is None
+
+
+def test_a_source_that_answers_any_span_is_asked_by_the_year():
+    days = list(range(1000))
+    chunks = list(energyfetch._chunks(days, float("inf")))
+    assert [len(chunk) for chunk in chunks] == [366, 366, 268]
+    assert [day for chunk in chunks for day in chunk] == days
+
+
+def test_two_signals_of_one_region_have_files_of_their_own(server):
+    moer = fetched(server).split(":")[0]
+    aoer = fetched(server, overrides=["energy.kind=average"]).split(":")[0]
+    assert moer != aoer
+    assert "-marginal-" in moer
+    assert "-average-" in aoer

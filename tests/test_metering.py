@@ -182,7 +182,7 @@ def test_a_new_coordinator_goes_on_where_the_old_one_stopped():
     """It was away from 400 to 1000; a reading came meanwhile, and the sites stayed as they were."""
     published = [("solar", START + 300, 50.0), ("solar", START + 600, 500.0)]
     meter, _, record = metering(*published, phases=TRAINING, since=START + 400)
-    meter.resume({"solar": Reading("solar", START + 300, 50.0)}, START + 300)
+    meter.resume({"solar": Reading("solar", START + 300, 50.0)})
     assert [reading.t for reading in meter.advance(START + 1000)] == [START + 600]
     meter.cut(START + 1000)
     assert record.segments("solar") == [
@@ -194,7 +194,7 @@ def test_a_new_coordinator_goes_on_where_the_old_one_stopped():
 def test_a_reading_of_before_the_last_cut_counts_from_the_cut():
     """A crash came between the cut and the reading that caused it: the reading is taken again."""
     meter, _, record = metering(("solar", START + 300, 500.0), since=START + 300)
-    meter.resume({"solar": Reading("solar", START, 50.0)}, START)
+    meter.resume({"solar": Reading("solar", START, 50.0)})
     meter.advance(START + 400)
     meter.cut(START + 400)
     assert record.segments("solar") == [(START + 300, START + 400, "idle", 500.0)]

@@ -145,6 +145,24 @@ def test_what_an_earlier_coordinator_wrote_is_known_but_not_said_again(folder, j
     assert monitor.val_loss == pytest.approx(4.56789)
 
 
+def test_a_run_that_goes_on_began_when_it_began(folder, journal):
+    journal.event(SAID[0][0])
+    monitor = watching(folder)
+    monitor.start = unix(START) + 5e6  # a clock that starts "now"
+    monitor.skip_old()
+    assert monitor.start == unix(START)
+
+
+def test_a_site_may_be_named_as_a_column_is(folder, journal):
+    journal.reading(Reading("site", AT["t"], 300.0))
+    journal.steps([(AT["t"], StepReport("site", 1, 1, 0, 7, 4.5, 2048, 1.0))])
+    monitor = watching(folder)
+    monitor.config = experiment(sites={"site": {"preset": "duck"}})
+    monitor.poll()
+    assert "300" in picture(monitor)
+    assert "4.500" in picture(monitor)
+
+
 def test_the_picture_renders_before_anything_happened(folder):
     text = picture(watching(folder))
     for name in ("duck", "solar", "windy"):

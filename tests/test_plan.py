@@ -236,8 +236,8 @@ def test_baselines_train_the_same_hours_at_one_site_that_never_waits():
     ("best", "gap"),
     [
         pytest.param(None, None, id="no-oracle"),
-        pytest.param(Best(0.0, 1.0, 0.0), None, id="nothing-need-be-emitted"),
-        pytest.param(Best(0.5, 1.0, 0.0), -1.0, id="an-outcome-without-emissions"),
+        pytest.param(Best(0.0, 1.0), None, id="nothing-need-be-emitted"),
+        pytest.param(Best(0.5, 1.0), -1.0, id="an-outcome-without-emissions"),
     ],
 )
 def test_the_gap_is_to_the_best_or_unknown(best, gap):
@@ -248,3 +248,29 @@ def test_the_paper_s_experiment_asks_for_its_trace_in_one_line(plan):
     done = plan(str(EXPERIMENT), "--json")
     assert done.returncode == 2
     assert "no file mci.csv" in done.stderr
+
+
+def test_no_policy_at_all_is_no_plan(plan):
+    done = plan("tiny.toml", "--policies", ",")
+    assert done.returncode == 2
+    assert "--policies names none: write --policies threshold,lookahead" in done.stderr
+
+
+@pytest.mark.parametrize("seed", [40, 41])
+def test_nothing_is_better_than_the_best_possible(seed):
+    """The oracle counts in whole slots: its work is rounded down."""
+    comparison = played("run.duration_s=20000", f"energy.seed={seed}", names=["threshold"])
+    (row,) = comparison.rows
+    assert row.gap is not None
+    assert row.gap >= 0.0
+
+
+def test_a_sweep_draws_each_value_by_its_own_threshold(plan, tmp_path):
+    done = plan(
+        "tiny.toml", "--policies", "threshold", "--sweep", "policy.enter_below_g_per_kwh=80,120"
+    )
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "plans").iterdir()
+    kept = [json.loads(path.read_text()) for path in sorted(folder.glob("resolved-*.json"))]
+    assert {one["policy"]["enter_below_g_per_kwh"] for one in kept} == {80.0, 120.0}
+    assert len(list(folder.glob("gantt-*.png"))) == 2

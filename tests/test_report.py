@@ -1,6 +1,7 @@
 import io
 import json
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -171,6 +172,55 @@ def test_an_unfinished_run_is_told_as_far_as_it_is_known(tmp_path, name):
     assert len(write_figures(folder)) == (
         0 if name in ("never-started", "just-started") else 2 if name == "waiting" else 4
     )
+
+
+def test_a_run_that_goes_on_after_its_end_has_not_ended(tmp_path):
+    """Ctrl-C ends a run in good order, and --resume goes on with it."""
+    folder = make_run(tmp_path / "demo-1", Spec(minutes=90))
+    last = folder.read_events()[-1]
+    assert isinstance(last, ev.RunEnded)
+    begun = ev.CoordinatorStarted(
+        t=last.t,
+        wall_s=last.wall_s,
+        epoch=2,
+        run="demo-1",
+        version=last.version,
+        tokens=last.tokens,
+    )
+    with folder.events_file.open("a", encoding="utf-8") as file:
+        file.write(ev.encode(begun) + "\n")
+    assert summarise(folder)["policies"]["threshold"]["completed"] is False
+    assert "has not ended" in terminal(folder)
+
+
+def test_alternatives_begin_once_every_site_has_been_heard_of(tmp_path):
+    """A live source answers seconds after a run's start."""
+    folder = make_run(tmp_path / "demo-1", Spec(minutes=90))
+    known = summarise(folder)["baselines"]
+    path = folder.series / "readings.csv"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    start = lines[1].split(",")[0]
+    late = start.replace(":00.000", ":02.000")
+    assert late != start
+    path.write_text("\n".join(line.replace(start, late, 1) for line in lines) + "\n")
+    heard = summarise(folder)
+    assert all(kg is not None for kg in heard["baselines"].values())
+    assert heard["baselines"] == pytest.approx(known, rel=0.05)
+    assert heard["footprint"]["counterfactuals"]["run_now"]["kg"] is not None
+
+
+@pytest.mark.parametrize(
+    ("reason", "completed"),
+    [("budget", True), ("duration", True), ("user", False), ("emissions", False), ("cost", False)],
+)
+def test_a_run_is_complete_when_its_tokens_or_its_time_are_up(tmp_path, reason, completed):
+    folder = make_run(tmp_path / "demo-1", Spec(minutes=90))
+    lines = folder.events_file.read_text(encoding="utf-8").splitlines()
+    last = folder.read_events()[-1]
+    assert isinstance(last, ev.RunEnded)
+    lines[-1] = ev.encode(replace(last, reason=reason))
+    folder.events_file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert summarise(folder)["policies"]["threshold"]["completed"] is completed
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path):

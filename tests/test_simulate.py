@@ -200,8 +200,18 @@ def test_a_budget_ends_the_game_where_it_is_reached(limit):
     assert roomy.completed
 
 
-def test_a_deadline_by_cost_buys_where_power_is_cheap():
-    traces = {"clean": trace((0, 5)), "cheap": trace((0, 400))}
+def test_a_budget_is_met_while_sites_are_held_after_their_last_training():
+    traces = {"a": trace((0, 20), (1, 300))}
+    outcome = game(traces, Budget(max_kg=0.6, min_up_s=36_000.0), train_site_s=40 * HOUR)
+    assert not outcome.completed
+    assert outcome.energy.emissions_g == pytest.approx(600.0, rel=1e-3)
+    assert outcome.notes == ["the budget's limit of emissions is reached"]
+
+
+@pytest.mark.parametrize("names", [("clean", "cheap"), ("cheap", "clean")])
+def test_a_deadline_by_cost_buys_where_power_is_cheap(names):
+    intensities = {"clean": trace((0, 5)), "cheap": trace((0, 400))}
+    traces = {name: intensities[name] for name in names}
     prices = {"clean": tariff(0.30, T0), "cheap": tariff(0.05, T0)}
     issues = Issues(Issuing("perfect"), traces.__getitem__, T0)
     policy = Deadline(deadline_s=8 * HOUR, objective="cost")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from uncurtail.adapters.vessim import VessimFeed
 from uncurtail.core.grids import synthetic
-from uncurtail.core.signals import Reading, Trace
+from uncurtail.core.signals import Trace
 
 NAN = math.nan
 START = 1_768_150_800.0
@@ -90,9 +90,12 @@ def test_readings_over_any_tiling_are_the_traces_and_unknown_never_yields_a_valu
     assert readings == sorted(readings, key=lambda r: r.t)
     for site, each in by_site.items():
         expected = [START, *each.changes(START, START + 2000)]
-        assert [r for r in readings if r.site == site] == [
-            Reading(site, t, each.at(t)) for t in expected
-        ]
+        mine = [r for r in readings if r.site == site]
+        assert [(r.t, r.value) for r in mine] == [(t, each.at(t)) for t in expected]
+        published = [t for t in each.times if t <= START]
+        if mine[0].value is not None:
+            assert mine[0].as_of == published[-1], "what holds at the start is as old as it is"
+        assert [r.as_of for r in mine[1:]] == [r.t for r in mine[1:]]
 
 
 @slow_start

@@ -1,7 +1,7 @@
 """A whole run in virtual time: the real loop, journal, commits and Vessim; simulated sites."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,14 @@ from uncurtail.adapters.vessim import VessimFeed
 from uncurtail.config import Config
 from uncurtail.core import commit as commits
 from uncurtail.core.commit import Commit
-from uncurtail.core.events import iso, unix
+from uncurtail.core.events import Event, iso, unix
 from uncurtail.core.leases import FreeSteps, split
+from uncurtail.core.ledger import Segment
+from uncurtail.core.orders import StepReport
 from uncurtail.core.rounds import Order, Reply
-from uncurtail.core.signals import Trace
-from uncurtail.loop import Loop, Ports
-from uncurtail.ports import Signals
+from uncurtail.core.signals import Reading, Trace
+from uncurtail.loop import Loop, Past, Ports
+from uncurtail.ports import Provisioner, Signals
 from uncurtail.runfolder import Journal, RunFolder
 
 START = "2026-07-24T06:00:00+00:00"
@@ -70,6 +72,49 @@ class CountingMerger:
         self.folded = 0
 
 
+class Killed(Exception):  # noqa: N818 - nothing went wrong: somebody struck
+    """The coordinator is gone, in the middle of a tick."""
+
+
+class MortalJournal(Journal):
+    """A journal whose process can be killed at a write: just before it, or just after it."""
+
+    lives: int | None = None  # writes until the end; None: for ever
+    after = False  # the last write still gets through
+
+    def _at_a_write(self) -> bool:
+        """Count one; whether to end right behind it."""
+        if self.lives is None:
+            return False
+        self.lives -= 1
+        if self.lives > 0:
+            return False
+        if not self.after:
+            raise Killed
+        return True
+
+    def _mortal(self, write: Callable[[Any], None], what: Any) -> None:
+        last = self._at_a_write()
+        write(what)
+        if last:
+            raise Killed
+
+    def events(self, events: Sequence[Event]) -> None:
+        self._mortal(super().events, events)
+
+    def reading(self, reading: Reading) -> None:
+        self._mortal(super().reading, reading)
+
+    def price(self, reading: Reading) -> None:
+        self._mortal(super().price, reading)
+
+    def power(self, segments: Sequence[tuple[Segment, float]]) -> None:
+        self._mortal(super().power, segments)
+
+    def steps(self, rows: Iterable[tuple[float, StepReport]]) -> None:
+        self._mortal(super().steps, [*rows])
+
+
 @dataclass
 class Virtual:
     """One run folder, its simulated sites, and the coordinator of the moment."""
@@ -93,7 +138,7 @@ class Virtual:
         self.merger = CountingMerger(self.store)
         if self.traces is None:
             self.traces = wiring.traces(self.settings, self.t)
-        self.journal = Journal(self.folder)
+        self.journal = MortalJournal(self.folder)
         self.loop = self._coordinator()
 
     def close(self) -> None:
@@ -102,7 +147,7 @@ class Virtual:
     def restart(self) -> None:
         """kill -9 of the coordinator, and a new one from what is on disk."""
         self.journal.close()
-        self.journal = Journal(self.folder)
+        self.journal = MortalJournal(self.folder)
         self.loop = self._coordinator()
 
     def until(
@@ -114,7 +159,12 @@ class Virtual:
             while pending and pending[0][0] <= self.t:
                 pending.pop(0)[1](self)
             self.sites.advance(self.t)
-            wake = self.loop.tick(self.t, self.t)
+            try:
+                wake = self.loop.tick(self.t, self.t)
+            except Killed:
+                self.t += 1.0
+                self.restart()
+                continue
             due = [wake, self.sites.next_event(), self.t + 60.0]
             due += [at for at, _ in pending[:1] if at > self.t]
             self.t = max(self.t + 0.2, round(min(due), 3))
@@ -129,7 +179,7 @@ class Virtual:
         before = wiring.past(self.settings, self.folder, head, unix(START))
         ports = Ports(
             feed=VessimFeed(self.traces or {}, before.metered_until),
-            provisioner=self.sites,
+            provisioner=self._provisioner(before),
             post=self.sites,
             state=self.sites,
             merger=self.merger,
@@ -142,11 +192,14 @@ class Virtual:
         loop = Loop(self.settings, self.folder.run_id, ports, before, TOKENS_PER_STEP)
         known = wiring.last_readings(self.folder)
         if known:
-            loop.meter.resume(known, max(reading.t for reading in known.values()))
+            loop.meter.resume(known, wiring.last_prices(self.folder))
         else:
             loop.meter.begin()
         loop.start(self.t, self.t)
         return loop
+
+    def _provisioner(self, before: Past) -> Provisioner:
+        return self.sites
 
     def _first_commit(self) -> Commit:
         commit = Commit(

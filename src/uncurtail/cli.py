@@ -6,7 +6,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from uncurtail import __version__, energycli
+from uncurtail import __version__, energycli, fleetcli
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,6 +23,7 @@ app.add_typer(data_app, name="data")
 tokenizer_app = typer.Typer(no_args_is_help=True, help="From text to a vocabulary.")
 app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(energycli.app, name="energy")
+app.add_typer(fleetcli.app, name="fleet")
 
 RunFolderPath = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/demo-20260601-120000.")
@@ -249,7 +250,7 @@ def sample(
 def doctor(
     as_json: AsJson = False,
     online: Annotated[
-        bool, typer.Option("--online", help="Also ask energy sources what the account may read.")
+        bool, typer.Option("--online", help="Also ask energy sources and Exalsius what we may use.")
     ] = False,
 ) -> None:
     """Say what is installed, reachable and misconfigured, each with its remedy."""

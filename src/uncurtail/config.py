@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from uncurtail.core import grids
+from uncurtail.core import grids, slots
 from uncurtail.core.ending import RunSection
 from uncurtail.core.events import unix
 from uncurtail.core.fleet import FleetSection, SiteSection
@@ -54,7 +54,9 @@ class FlowerSection(Section):
     """The control plane."""
 
     port: int = Field(default=0, ge=0, le=65535)  # 0: a free one
-    restarts: int = Field(default=5, ge=0)  # of the coordinator and of SuperLink, each with backoff
+    # Of a coordinator that dies within two minutes of its start, one after the other; then the run
+    # ends, and can be resumed.
+    restarts: int = Field(default=5, ge=0)
 
 
 class StoreSection(Section):
@@ -123,6 +125,11 @@ class Config(Section):
                     near = difflib.get_close_matches(name, self.sites, n=1)
                     hint = f"; did you mean {near[0]}?" if near else ""
                     raise ValueError(f"footprint.{key}.{name} is no site{hint}")
+        return self
+
+    @model_validator(mode="after")
+    def _sites_have_a_place(self) -> Self:
+        slots.check(self.fleet, self.sites)
         return self
 
     @model_validator(mode="after")

@@ -1,6 +1,5 @@
 """The coordinator's process: drives the loop by the real clock until the run has ended."""
 
-import json
 import logging
 import os
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import NoReturn
 from uncurtail import wiring
 from uncurtail.adapters import children, clock
 from uncurtail.adapters.flower_server import PostOffice
-from uncurtail.runfolder import RUN_DIR, RunFolder, write_atomic
+from uncurtail.runfolder import COORDINATOR, RUN_DIR, SUPERVISOR, RunFolder
 
 log = logging.getLogger("uncurtail.coordinator")
 
@@ -29,15 +28,15 @@ def coordinate(post: "PostOffice") -> None:
     loop = wiring.build(config, folder, post, clock.wall())
     began = max([loop.meter.since, *(event.t for event in folder.read_events()[-1:])])
     ticking = clock.ScaledClock(began, config.clock.speed)
-    _introduce(folder)
+    mine = folder.private / COORDINATOR
+    children.introduce(mine)
     loop.start(ticking.now(), ticking.wall())
-    supervisor = json.loads((folder.private / "supervisor.json").read_text(encoding="utf-8"))
     stop = folder.private / "stop"
     while not loop.finished:
         loop.asked_to_stop = stop.exists()
-        if not _in_charge(folder):
+        if children.introduced(mine) != os.getpid():  # or asked to introduce itself, after us
             _end_at_once("another coordinator is in charge")
-        if not children.alive(supervisor["pid"], supervisor["started"]):
+        if children.introduced(folder.private / SUPERVISOR) is None:
             _end_at_once("the supervisor is gone: resume with uncurtail run --resume")
         wake = loop.tick(ticking.now(), ticking.wall())
         if not loop.finished:
@@ -53,18 +52,3 @@ def _end_at_once(reason: str) -> NoReturn:
     log.error("%s", reason)
     logging.shutdown()
     os._exit(1)
-
-
-def _introduce(folder: RunFolder) -> None:
-    """Tell the supervisor who coordinates."""
-    body = {"pid": os.getpid(), "started": children.started(os.getpid())}
-    write_atomic(folder.private / "coordinator.json", json.dumps(body))
-
-
-def _in_charge(folder: RunFolder) -> bool:
-    """Whether nobody introduced himself, or was asked to, after us."""
-    try:
-        text = (folder.private / "coordinator.json").read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return False
-    return bool(json.loads(text)["pid"] == os.getpid())

@@ -54,8 +54,9 @@ def examine(
 ) -> tuple[bool, str]:
     """Look at everything; whether a run can start here, and what to print.
 
-    Energy sources are called only if `online`, at the usual addresses unless `addresses` holds
-    others (as in [energy]); without it, their credentials are looked for.
+    Energy sources and Exalsius are called only if `online`, at the usual addresses unless
+    `addresses` holds others (as in [energy], and exalsius_url); without it, their credentials are
+    looked for.
     """
     looks = (
         _python(),
@@ -63,6 +64,7 @@ def examine(
         _commands(),
         _redis(),
         _energy(addresses or {} if online else None),
+        _exalsius(version_of, (addresses or {}).get("exalsius_url"), online=online),
         _device(),
         _room(),
     )
@@ -193,6 +195,44 @@ def _answering(what: str, energy: Mapping[str, str]) -> Finding:
     except SourceError as error:
         return Finding(what, "does not let us in", str(error))
     return Finding(what, f"reads {', '.join(regions[:5])}{', ...' if len(regions) > 5 else ''}")
+
+
+def _exalsius(version_of: VersionOf, url: str | None, *, online: bool) -> Iterator[Finding]:
+    """Whether machines can be asked for; that nobody wants any is fine."""
+    try:
+        from uncurtail.adapters.exalsius import TOKEN
+        from uncurtail.sourcing import secret
+    except ImportError:
+        return  # said above
+    what, package = "fleet, exalsius", version_of("exalsius-api-client")
+    try:
+        token = secret(TOKEN)
+    except UserError as error:
+        yield Finding(what, "misconfigured", str(error))
+        return
+    if not token:
+        yield Finding(what, f"no token ({TOKEN} is not set)")
+    elif package is None:
+        remedy = "pip install 'uncurtail[exalsius]'"
+        yield Finding(what, "the token is set, the package exalsius-api-client is missing", remedy)
+    elif online:
+        yield _clusters(what, token, url)
+    else:
+        yield Finding(what, f"the token is set, exalsius-api-client {package}")
+
+
+def _clusters(what: str, token: str, url: str | None) -> Finding:
+    """Which clusters the token may use, from Exalsius itself."""
+    from uncurtail.adapters.exalsius import Exalsius
+    from uncurtail.adapters.remote import CloudError
+    from uncurtail.core.clouds import ExalsiusSection
+
+    address = url or ExalsiusSection().url
+    try:
+        names = Exalsius("", {}, {}, url=address, token=lambda: token, timeout_s=10.0).clusters()
+    except CloudError as error:
+        return Finding(what, "does not let us in", str(error))
+    return Finding(what, f"clusters: {', '.join(names) or 'none'}")
 
 
 def _device() -> Iterator[Finding]:

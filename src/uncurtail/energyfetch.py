@@ -5,6 +5,7 @@ where the user says, and nowhere else.
 """
 
 import csv
+import hashlib
 import io
 import math
 import random
@@ -84,7 +85,9 @@ def fetch(request: Request, console: Console) -> str:
     rows: Rows = {}
     with _bar(console, len(regions) * len(days_between(start, end))) as advance:
         for region in regions:
-            cache = None if energy.source == "vessim" else _cache(energy, source, region)
+            cache = None
+            if energy.source != "vessim":  # a simulation's past is another at its next start
+                cache = DayCache(cache_folder() / "energy", _identity(energy, source), region)
             points = _region(source, region, days_between(start, end), cache, advance)
             rows[region] = {
                 point.t: point.value
@@ -97,7 +100,7 @@ def fetch(request: Request, console: Console) -> str:
             f"{source.name} has {len(times)} values of {', '.join(regions)} between {iso(start)} "
             f"and {iso(end)}: ask for other --start and --end, or for one region at a time"
         )
-    out = request.out or _usual_place(energy, regions, start, end)
+    out = request.out or _usual_place(_identity(energy, source), regions, start, end)
     _write(out, rows, times)
     return _told(_Job(request, settings, energy, source), rows, times, out)
 
@@ -168,14 +171,15 @@ def _time(text: str, option: str) -> float:
         ) from None
 
 
-def _cache(energy: EnergySection, source: Source, region: str) -> DayCache:
+def _identity(energy: EnergySection, source: Source) -> tuple[str, ...]:
+    """All that decides the values but region and time."""
     address = {
         "watttime": (energy.watttime_url,),
         "electricitymaps": (energy.electricitymaps_url,),
         "prometheus": (energy.prometheus_url or "", energy.prometheus_query or ""),
+        "vessim": (energy.vessim_url or "", energy.vessim_signal),
     }[energy.source]
-    identity = (energy.source, source.signal.kind, *address)
-    return DayCache(cache_folder() / "energy", identity, region)
+    return (energy.source, source.signal.kind, *address)
 
 
 def _region(
@@ -200,7 +204,7 @@ def _region(
 
 def _chunks(days: list[int], longest_s: float) -> Iterator[list[int]]:
     """Runs of days without a hole, each no longer than one call may span."""
-    most = int(min(longest_s // DAY_S, 366))
+    most = int(min(longest_s, 366 * DAY_S) // DAY_S)
     run: list[int] = []
     for day in days:
         if run and (day != run[-1] + 1 or len(run) == max(1, most)):
@@ -240,11 +244,14 @@ def _keep(cache: DayCache, day: int, points: Sequence[Point]) -> None:
         ) from None
 
 
-def _usual_place(energy: EnergySection, regions: list[str], start: float, end: float) -> Path:
+def _usual_place(identity: tuple[str, ...], regions: list[str], start: float, end: float) -> Path:
+    """A name of its own for each signal: fetching one writes over no other."""
+    sha = hashlib.sha256("\n".join([*identity, *regions]).encode()).hexdigest()[:8]
+    source, kind, *_ = identity
     names = "-".join(regions)[:60]
     span = f"{iso(start)[:10]}-{iso(end)[:10]}"
     safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in f"{names}-{span}")
-    return cache_folder() / "energy" / f"{energy.source}-{safe}.csv"
+    return cache_folder() / "energy" / f"{source}-{kind}-{safe}-{sha}.csv"
 
 
 def _write(out: Path, rows: Rows, times: list[float]) -> None:

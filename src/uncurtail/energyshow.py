@@ -198,10 +198,11 @@ def _legend(found: _Grids, regions: list[Region]) -> str:
     unknown = max(1.0 - region.numbers.known_share for region in regions)
     said = f"; up to {percent(unknown)} of the time unknown" if unknown > 0.0005 else ""
     span = f"{days:,.0f} days" if days >= 2.0 else f"{days * 24.0:.0f} hours"
+    hours = "local" if any(region.utc_offset_h for region in regions) else "UTC"
     return (
         f"{span} from {iso(regions[0].windows.since)[:16]} UTC, {_kind(found)} intensity; a window "
         f"opens below {policy.enter_below_g_per_kwh:g} and closes above "
-        f"{policy.leave_above_g_per_kwh:g} gCO2/kWh; hours are local{said}"
+        f"{policy.leave_above_g_per_kwh:g} gCO2/kWh; hours are {hours}{said}"
     )
 
 

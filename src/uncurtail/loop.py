@@ -1,7 +1,8 @@
 """The coordinator's one loop: read, decide, reconcile, advance the round, record.
 
-`tick` never waits and never sleeps. It returns when it wants to be called again; being called
-earlier is harmless. The same loop runs in the real world and in virtual time.
+`tick` sleeps for nobody and waits for nobody but the store, where a merge and a commit are read and
+written. It returns when it wants to be called again; being called earlier is harmless. The same
+loop runs in the real world and in virtual time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,7 +43,7 @@ from uncurtail.ports import (
     State,
 )
 from uncurtail.roundkeeper import RoundKeeper
-from uncurtail.troubles import TroubleBook
+from uncurtail.troubles import Troubles, clocks_off
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ class Loop:
         self._run_id = run_id
         self._ports = ports
         self._epoch = past.epoch
-        self._began = past.began
+        self._began = self._took_over = past.began
         self._states = {name: past.states.get(name, SiteState()) for name in config.sites}
         windows = {
             name: WindowState(
@@ -104,7 +105,7 @@ class Loop:
         }
         self._hearts: Mapping[str, Heart] = {}
         self._alive: Mapping[str, frozenset[int]] = {}
-        self._troubles = TroubleBook()
+        self._troubles = Troubles(self._emit)
         self._stopping: str | None = None
         self._acted = False
         self.finished = False
@@ -132,6 +133,7 @@ class Loop:
     def start(self, t: float, wall_s: float) -> None:
         """Say that this coordinator took over, and from which model."""
         now = Moment(t, wall_s)
+        self._took_over = t  # events of what was missed meanwhile come behind this one
         self._emit(
             CoordinatorStarted(
                 t=now.t,
@@ -168,7 +170,7 @@ class Loop:
     def _watch_windows(self, taken: Sequence[Reading], now: Moment) -> None:
         """Every reading gets its say at its own time, and silence has the last word."""
         for reading in taken:
-            self._watch_window(reading.site, reading, max(reading.t, self._began), now.wall_s)
+            self._watch_window(reading.site, reading, max(reading.t, self._took_over), now.wall_s)
         for site in self._states:
             self._watch_window(site, self.meter.readings.get(site), now.t, now.wall_s)
 
@@ -247,6 +249,8 @@ class Loop:
                 SiteProvisioned(t=now.t, wall_s=now.wall_s, site=site, session=after.session)
             )
         if after.phase is not before.phase:
+            # Power first: whoever finds the event after a kill goes on in the new phase from here.
+            self.meter.cut(now.t)
             said.append(
                 SitePhase(
                     t=now.t,
@@ -337,17 +341,18 @@ class Loop:
         return round(max(self._began, now.t - ago_s), 3)
 
     def note_troubles(self, now: Moment) -> None:
-        """Write down what fails outside, once a minute while it lasts."""
-        ports = self._ports
-        said = {
-            "flower": ports.post.trouble,
-            "redis": ports.state.trouble,
-            "energy": ports.feed.trouble,
+        """Write down what fails outside."""
+        sessions = {site: state.session for site, state in self._states.items()}
+        messages = {
+            "flower": self._ports.post.trouble,
+            "redis": self._ports.state.trouble,
+            "fleet": self._ports.provisioner.trouble,
+            "energy": self._ports.feed.trouble,
             **self.meter.troubles(now.t),
             "deadline": self._decider.trouble,
+            "clock": clocks_off(self._hearts, sessions),
         }
-        for trouble in self._troubles.news(said, now):
-            self._emit(trouble)
+        self._troubles.note(messages, now)
 
     def finish_when_drained(self, now: Moment) -> None:
         """End the run once it winds down, every site is gone and no round is open."""

@@ -85,10 +85,17 @@ class Meter:
         self._prices: dict[str, Reading] = {}
         self._watts: dict[str, Reading] = {}
 
-    def resume(self, readings: Mapping[str, Reading], read_until: float) -> None:
-        """Go on with the readings of an earlier coordinator."""
+    def resume(
+        self, readings: Mapping[str, Reading], prices: Mapping[str, Reading] | None = None
+    ) -> None:
+        """Go on with the readings of an earlier coordinator.
+
+        It may have been killed between two readings of one time: each site goes on behind its own.
+        """
         self.readings = dict(readings)
-        self._read_until = read_until
+        self._prices = dict(prices or {})
+        heard = [readings[site].t for site in self._sites if site in readings]
+        self._read_until = min(heard) if len(heard) == len(self._sites) else self.since - 1.0
 
     def begin(self) -> list[Reading]:
         """Take the value in force at the start."""
@@ -212,7 +219,7 @@ class Meter:
 
     def _take(self, after: float, until: float) -> list[Reading]:
         """Each reading ends the stretch before it, unless it says the same as the one in force."""
-        taken = self._feed.readings(after, until)
+        taken = [reading for reading in self._feed.readings(after, until) if self._is_new(reading)]
         for reading in heapq.merge(taken, self._news(until), key=_time):
             known, record = self._shelf(reading)
             before = known.get(reading.site)
@@ -239,13 +246,20 @@ class Meter:
             return []
         after, self._heard_until = self._heard_until, until
         sources = [*self._with.power, *([self._with.prices] if self._with.prices else [])]
-        return list(heapq.merge(*(s.readings(after, until) for s in sources), key=_time))
+        told = heapq.merge(*(s.readings(after, until) for s in sources), key=_time)
+        return [reading for reading in told if self._is_new(reading)]
 
     def _lapsed(self, before: Reading, reading: Reading) -> bool:
         """Whether what does not count when it is old was so for a while before it was renewed."""
         if reading.signal.kind not in (Kind.PRICE, Kind.POWER):
             return False
         return before.as_of + self._stale_after_s(before) < reading.t
+
+    def _is_new(self, reading: Reading) -> bool:
+        """Not one that an earlier coordinator took in."""
+        known, _ = self._shelf(reading)
+        before = known.get(reading.site)
+        return before is None or reading.t > before.t
 
 
 def _time(reading: Reading) -> float:

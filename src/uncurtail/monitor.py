@@ -33,7 +33,7 @@ from uncurtail.core.events import (
     WindowOpened,
     decode,
 )
-from uncurtail.runfolder import STEPS, RunFolder
+from uncurtail.runfolder import READINGS, STEPS, RunFolder, lines_from
 
 _COLOURS = {
     "training": "bold green",
@@ -63,17 +63,9 @@ class _Tail:
     path: Path
     offset: int = 0
 
-    def lines(self) -> Iterator[str]:
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self.offset)
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        return
-                    self.offset += len(line)
-                    yield line.decode().rstrip("\n")
-        except FileNotFoundError:
-            return
+    def lines(self) -> list[str]:
+        found, self.offset = lines_from(self.path, self.offset)
+        return found
 
 
 @dataclass(slots=True)
@@ -117,7 +109,9 @@ class Monitor:
 
     def skip_old(self) -> None:
         """Take in what an earlier coordinator wrote, without showing it line by line."""
-        for event in self._new_events():
+        for number, event in enumerate(self._new_events()):
+            if number == 0:
+                self.start = event.t  # not now, where the clock starts with the run
             self._take(event)
         self._take_series()
 
@@ -198,14 +192,14 @@ class Monitor:
             yield decode(line)
 
     def _take_series(self) -> None:
-        """The newest intensity, step count and loss of each site; the first line is the header."""
+        """The newest intensity, step count and loss of each site."""
         for line in self._readings.lines():
-            _, site, value, *_ = line.split(",")
-            if site in self.config.sites:
+            t, site, value, *_ = line.split(",")
+            if t != READINGS[0]:
                 self._site(site).intensity = float(value) if value else None
         for line in self._steps.lines():
             row = dict(zip(STEPS, line.split(","), strict=True))
-            if row["site"] in self.config.sites:
+            if row["t"] != STEPS[0]:
                 self._site(row["site"]).steps += 1
                 self._site(row["site"]).loss = float(row["loss"])
 

@@ -13,7 +13,7 @@ from uncurtail.adapters import clock
 from uncurtail.config import Config, ConfigError
 from uncurtail.core.signals import Trace
 from uncurtail.plan.compare import Comparison, compare
-from uncurtail.report.planned import Game, Limit, draw_plan
+from uncurtail.report.planned import Game, Limit, draw_plan, file_name
 from uncurtail.report.style import mass, number, percent
 from uncurtail.runfolder import write_atomic
 from uncurtail.sourcing import price_traces
@@ -49,6 +49,8 @@ def plan(request: Request, console: "Console", *, as_json: bool) -> str | None:
         UserError: The experiment, the sweep or a policy's name must be mended first.
     """
     names = None if request.policies is None else [n for n in request.policies.split(",") if n]
+    if names == []:
+        raise ConfigError("--policies names none: write --policies threshold,lookahead")
     played: list[_Played] = []
     for label, override in _values(request.sweep):
         settings = config.load(request.experiment, [*request.overrides, *override])
@@ -134,7 +136,9 @@ def _write(request: Request, played: list[_Played], body: dict[str, Any]) -> Pat
     folder = request.plans / f"{played[0].settings.name}-{stamp}"
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(request.experiment, folder / "experiment.toml")
-    write_atomic(folder / "resolved.json", config.dump(played[0].settings))
+    for one in played:
+        suffix = "" if one.label is None else f"-{one.label}"
+        write_atomic(folder / f"resolved{file_name(suffix)}.json", config.dump(one.settings))
     write_atomic(folder / "plan.json", json.dumps(body, indent=1, allow_nan=False) + "\n")
     games = [game for one in played for game in _games(one)]
     limits = {
@@ -143,8 +147,8 @@ def _write(request: Request, played: list[_Played], body: dict[str, Any]) -> Pat
         for row in one.result.rows
         if row.best is not None
     }
-    clean_below = played[0].settings.policy.enter_below_g_per_kwh
-    draw_plan(folder, games, played[0].traces, [Limit(kg, h) for h, kg in limits], clean_below)
+    same_work = len({one.result.work_h for one in played}) == 1
+    draw_plan(folder, games, [Limit(kg, h) for h, kg in limits], same_work=same_work)
     return folder
 
 
@@ -157,6 +161,8 @@ def _games(one: _Played) -> list[Game]:
             row.outcome.completed,
             row.outcome.energy.emissions_g / 1000.0,
             {name: site.phases for name, site in row.outcome.sites.items()},
+            one.traces,
+            one.settings.policy.enter_below_g_per_kwh,
         )
         for row in one.result.rows
     ]

@@ -59,6 +59,11 @@ class Forecaster(Protocol):
 class Provisioner(Protocol):
     """Starts and ends sessions of sites. Every call is quick, and idempotent."""
 
+    @property
+    def trouble(self) -> str | None:
+        """What fails where sites are started, in one line; None while nothing does."""
+        ...
+
     def provision(self, site: str, session: int) -> None:
         """See to it that this session is being started."""
         ...
@@ -68,7 +73,7 @@ class Provisioner(Protocol):
         ...
 
     def alive(self) -> dict[str, frozenset[int]]:
-        """The sessions that exist, from what exists, not from memory."""
+        """The sessions that exist or are being started, from what exists, not from memory."""
         ...
 
 

@@ -60,6 +60,9 @@ class RoundKeeper:
         self._desk = OrderDesk(terms, head, evaluated)
         self._number = last_round
         self._last_attempts = 0
+        self._accepted: set[tuple[int, str, str]] = (
+            set()
+        )  # (round, member, hash): answers that count
         self._tokens_at = {head.version: head.tokens}
         self._post, self._merger, self._commits = outside
         self._emit = emit
@@ -298,6 +301,8 @@ class RoundKeeper:
         self._desk.forget_evaluation(member(reply.site, reply.session), reply.round)
         if not reply.steps:
             return
+        self._accepted = {key for key in self._accepted if key[0] >= reply.round - 1}
+        self._accepted.add((reply.round, member(reply.site, reply.session), reply.update_sha256))
         self._emit(
             UpdateAccepted(
                 t=now.t,
@@ -334,6 +339,8 @@ class RoundKeeper:
             self._desk.forget_evaluation(name, reply.round)
         if not reply.steps and reply.error is None:
             return  # it had been stopped before its first step: nothing is lost
+        if (reply.round, name, reply.update_sha256) in self._accepted:
+            return  # the same once more: it counts, and nothing is lost
         self._emit(
             UpdateRejected(
                 t=now.t,

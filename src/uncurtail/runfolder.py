@@ -5,7 +5,6 @@ they name are the truth; everything else can be derived from them and from the e
 """
 
 import csv
-import io
 import json
 import os
 import re
@@ -24,9 +23,22 @@ from uncurtail.core.ledger import Segment
 from uncurtail.core.measured import MODEL
 from uncurtail.core.orders import StepReport
 from uncurtail.core.signals import EUR_PER_KWH, WATT, Kind, Reading, Signal, Trace
+from uncurtail.rowfiles import (
+    count_columns,
+    digits,
+    maybe,
+    open_append,
+    signal_row,
+    whole_lines,
+    write_rows,
+)
 
 # Names the run folder to every process of a run.
 RUN_DIR = "UNCURTAIL_RUN_DIR"
+
+# In private/: which process is the run's supervisor, and which its coordinator.
+SUPERVISOR = "supervisor.json"
+COORDINATOR = "coordinator.json"
 
 # The last three came later: a run folder without them says "marginal", published as it was known.
 READINGS = ("t", "site", "intensity_g_per_kwh", "published", "kind", "source")
@@ -82,7 +94,7 @@ class RunFolder:
 
     def read_events(self) -> list[Event]:
         """All events in order."""
-        return [decode(line) for line in _whole_lines(self.events_file)]
+        return [decode(line) for line in whole_lines(self.events_file)]
 
     def read_readings(self) -> list[Reading]:
         """Every reading, as it arrived; an unknown one has value None."""
@@ -90,7 +102,7 @@ class RunFolder:
             Reading(
                 row["site"],
                 unix(row["t"]),
-                _maybe(row["intensity_g_per_kwh"]),
+                maybe(row["intensity_g_per_kwh"]),
                 unix(row["published"]) if row.get("published") else None,
                 Signal(Kind(row.get("kind") or Kind.MARGINAL), source=row.get("source") or ""),
             )
@@ -111,7 +123,7 @@ class RunFolder:
             Reading(
                 row["site"],
                 unix(row["t"]),
-                _maybe(row[column]),
+                maybe(row[column]),
                 unix(row["published"]) if row["published"] else None,
                 Signal(kind, unit, row["source"]),
             )
@@ -128,8 +140,8 @@ class RunFolder:
                     unix(row["start"]),
                     unix(row["end"]),
                     float(row["power_w"]),
-                    _maybe(row["intensity_g_per_kwh"]),
-                    _maybe(row.get("price_eur_per_kwh") or ""),
+                    maybe(row["intensity_g_per_kwh"]),
+                    maybe(row.get("price_eur_per_kwh") or ""),
                     row.get("power_from") or MODEL,
                 ),
                 float(row["grid_power_w"]),
@@ -161,7 +173,7 @@ class RunFolder:
 
         `g_per_kwh` are [seconds after `t`, value], each holding until the next and to `until`.
         """
-        return [json.loads(line) for line in _whole_lines(self.series / "forecasts.jsonl")]
+        return [json.loads(line) for line in whole_lines(self.series / "forecasts.jsonl")]
 
     def read_traces(self, end: float) -> dict[str, Trace]:
         """Each site's readings as a stepwise trace that ends at `end`."""
@@ -194,10 +206,10 @@ class RunFolder:
 
     def read_consumed(self, site: str) -> list[dict[str, Any]]:
         """A site's own append-only record of what it trained."""
-        return [json.loads(line) for line in _whole_lines(self.site(site) / "consumed.jsonl")]
+        return [json.loads(line) for line in whole_lines(self.site(site) / "consumed.jsonl")]
 
     def _rows(self, name: str) -> Iterator[dict[str, str]]:
-        lines = list(_whole_lines(self.series / f"{name}.csv"))
+        lines = list(whole_lines(self.series / f"{name}.csv"))
         return csv.DictReader(lines)
 
 
@@ -206,15 +218,15 @@ class Journal:
 
     def __init__(self, folder: RunFolder) -> None:
         folder.create()
-        self._events = _open_append(folder.events_file, None)
-        self._readings = _open_append(folder.series / "readings.csv", READINGS)
-        self._reading_columns = _count_columns(folder.series / "readings.csv")
-        self._power = _open_append(folder.series / "power.csv", POWER)
-        self._power_columns = _count_columns(folder.series / "power.csv")
-        self._prices = _open_append(folder.series / "prices.csv", PRICES)
-        self._watts = _open_append(folder.series / "watts.csv", WATTS)
-        self._steps = _open_append(folder.series / "steps.csv", STEPS)
-        self._forecasts = _open_append(folder.series / "forecasts.jsonl", None)
+        self._events = open_append(folder.events_file, None)
+        self._readings = open_append(folder.series / "readings.csv", READINGS)
+        self._reading_columns = count_columns(folder.series / "readings.csv")
+        self._power = open_append(folder.series / "power.csv", POWER)
+        self._power_columns = count_columns(folder.series / "power.csv")
+        self._prices = open_append(folder.series / "prices.csv", PRICES)
+        self._watts = open_append(folder.series / "watts.csv", WATTS)
+        self._steps = open_append(folder.series / "steps.csv", STEPS)
+        self._forecasts = open_append(folder.series / "forecasts.jsonl", None)
 
     @property
     def _files(self) -> tuple[TextIO, ...]:
@@ -244,21 +256,21 @@ class Journal:
         """Append one reading."""
         published = "" if reading.published is None else iso(reading.published)
         signal = reading.signal
-        row = (iso(reading.t), reading.site, _text(reading.value), published)
+        row = (iso(reading.t), reading.site, digits(reading.value), published)
         columns = (*row, signal.kind, signal.source)[: self._reading_columns]
-        _write_rows(self._readings, [columns])
+        write_rows(self._readings, [columns])
 
     def price(self, reading: Reading) -> None:
         """Append one price."""
-        _write_rows(self._prices, [_signal_row(reading)])
+        write_rows(self._prices, [signal_row(reading)])
 
     def watts(self, reading: Reading) -> None:
         """Append one measured power."""
-        _write_rows(self._watts, [_signal_row(reading)])
+        write_rows(self._watts, [signal_row(reading)])
 
     def power(self, segments: Sequence[tuple[Segment, float]]) -> None:
         """Append one cut, every site's segment with what the feed drew (W), in one write."""
-        _write_rows(
+        write_rows(
             self._power,
             [
                 (
@@ -268,8 +280,8 @@ class Journal:
                     segment.phase,
                     f"{segment.power_w:.10g}",
                     f"{grid_power_w:.10g}",
-                    _text(segment.intensity_g_per_kwh),
-                    _text(segment.price_eur_per_kwh),
+                    digits(segment.intensity_g_per_kwh),
+                    digits(segment.price_eur_per_kwh),
                     segment.power_from,
                 )[: self._power_columns]
                 for segment, grid_power_w in segments
@@ -291,7 +303,7 @@ class Journal:
 
     def steps(self, rows: Iterable[tuple[float, StepReport]]) -> None:
         """Append inner steps, each with its simulated time."""
-        _write_rows(
+        write_rows(
             self._steps,
             [
                 (
@@ -325,6 +337,21 @@ def write_atomic(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+def lines_from(
+    path: Path, start: int, end: int | None = None, limit: int | None = None
+) -> tuple[list[str], int]:
+    """Whole lines from `start` to `end` (None: to the end, or about `limit` bytes), and where."""
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            wanted = limit if end is None else end - start
+            data = file.read() if wanted is None else file.read(wanted)
+    except FileNotFoundError:
+        return [], start
+    whole = data.rfind(b"\n") + 1
+    return data[:whole].decode().splitlines(), start + whole
+
+
 def newest(runs: Path, name: str) -> RunFolder | None:
     """The newest run folder of an experiment, or None."""
     named = re.compile(rf"{re.escape(name)}-\d{{8}}-\d{{6}}")  # not NAME-other-..., another's
@@ -334,52 +361,3 @@ def newest(runs: Path, name: str) -> RunFolder | None:
         if named.fullmatch(p.name) and (p / "resolved.json").is_file()
     )
     return RunFolder(found[-1]) if found else None
-
-
-def _open_append(path: Path, header: tuple[str, ...] | None) -> TextIO:
-    if path.exists():
-        data = path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if whole != len(data):
-            os.truncate(path, whole)
-    file = path.open("a", encoding="utf-8", newline="")
-    if header is not None and file.tell() == 0:
-        _write_rows(file, [header])
-    return file
-
-
-def _count_columns(path: Path) -> int:
-    """Of the file's header: a run that goes on keeps the columns that it began with."""
-    return next(_whole_lines(path)).count(",") + 1
-
-
-def _write_rows(file: TextIO, rows: Sequence[tuple[object, ...]]) -> None:
-    if not rows:
-        return
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    file.write(buffer.getvalue())
-    file.flush()
-
-
-def _whole_lines(path: Path) -> Iterator[str]:
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8", newline="") as file:
-        for line in file:
-            if line.endswith("\n"):
-                yield line.rstrip("\n")
-
-
-def _signal_row(reading: Reading) -> tuple[object, ...]:
-    published = "" if reading.published is None else iso(reading.published)
-    row = (iso(reading.t), reading.site, _text(reading.value), published)
-    return *row, reading.signal.source
-
-
-def _text(value: float | None) -> str:
-    return "" if value is None else f"{value:.10g}"
-
-
-def _maybe(text: str) -> float | None:
-    return float(text) if text else None

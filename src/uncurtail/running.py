@@ -15,10 +15,13 @@ from uncurtail.adapters import clock
 from uncurtail.config import Config, ConfigError
 from uncurtail.core.events import RunEnded
 from uncurtail.monitor import Monitor
+from uncurtail.provisioning import check as check_fleet
+from uncurtail.provisioning import release_wall_s
 from uncurtail.runfolder import RunFolder, newest, write_atomic
 
 # An order and its answer through Flower 1.41 take 3-6 s on loopback, more on a busy machine.
 SHORT_ROUND_WALL_S = 10.0
+DEFAULT_RUNS = Path("runs")
 
 
 def run_experiment(path: Path, overrides: list[str], runs: Path, *, resume: bool) -> int:
@@ -32,9 +35,15 @@ def run_experiment(path: Path, overrides: list[str], runs: Path, *, resume: bool
     settings = config.load(path, overrides)
     folder = _resumable(runs, settings) if resume else None
     if folder is not None:
+        if overrides:
+            raise ConfigError(
+                f"a run goes on with the settings that it began with ({folder.resolved.name}): "
+                "leave out --set, or leave out --resume for a new run"
+            )
         settings = wiring.read_config(folder)
     start = wiring.start_time(settings, clock.wall())
     wiring.check_energy(settings, start)
+    check_fleet(settings)
     tracking.check(settings.tracking)
     _check_room(settings, runs)
     check_port(settings)
@@ -51,9 +60,23 @@ def run_experiment(path: Path, overrides: list[str], runs: Path, *, resume: bool
     note = short_rounds(settings)
     if note is not None:
         console.print(note, style="yellow", highlight=False, soft_wrap=True)
-    with monitor.showing():
-        ended = supervisor.run()
-    return _conclude(folder, path, ended, console)
+    ended: RunEnded | None = None
+    try:
+        with monitor.showing():
+            ended = supervisor.run()
+    finally:
+        if ended is None and release_wall_s(settings):
+            console.print(
+                "Machines may be left. Resume the run, or delete them with: uncurtail fleet "
+                f"release {folder.path}",
+                style="yellow",
+                highlight=False,
+                soft_wrap=True,
+            )
+    again = f"uncurtail run {path} --resume"
+    if runs != DEFAULT_RUNS:
+        again += f" --runs {runs}"
+    return _conclude(folder, again, ended, console)
 
 
 def report_run(path: Path, *, as_json: bool) -> str:
@@ -134,8 +157,16 @@ def _create(path: Path, settings: Config, runs: Path) -> RunFolder:
 def _note_data(folder: RunFolder, data: Path) -> None:
     from uncurtail.lm.manifest import Manifest
 
+    note = folder.path / "data.json"
     body = {"folder": str(data), "manifest_sha256": Manifest.load(data).sha256}
-    write_atomic(folder.path / "data.json", json.dumps(body))
+    if note.exists():
+        before = json.loads(note.read_text(encoding="utf-8"))
+        if before["manifest_sha256"] != body["manifest_sha256"]:
+            raise ConfigError(
+                f"{data} holds other data than {folder.path.name} began with in "
+                f"{before['folder']}: bring those files back, or leave out --resume for a new run"
+            )
+    write_atomic(note, json.dumps(body))
 
 
 def _check_room(settings: Config, runs: Path) -> None:
@@ -155,7 +186,7 @@ def _prepare_data(settings: Config, console: Console) -> Path:
     return prepare_data(settings, None, console)
 
 
-def _conclude(folder: RunFolder, path: Path, ended: RunEnded | None, console: Console) -> int:
+def _conclude(folder: RunFolder, again: str, ended: RunEnded | None, console: Console) -> int:
     from uncurtail.report.figures import write_figures
     from uncurtail.report.page import write_report
     from uncurtail.report.summary import write_summary
@@ -167,9 +198,7 @@ def _conclude(folder: RunFolder, path: Path, ended: RunEnded | None, console: Co
         write_report(folder, summary)
     console.print(summary_table(summary, folder))
     if ended is None or ended.reason == "user":
-        console.print(
-            f"Stopped. Resume with: uncurtail run {path} --resume", highlight=False, soft_wrap=True
-        )
+        console.print(f"Stopped. Resume with: {again}", highlight=False, soft_wrap=True)
         return 130
     console.print(f"Next: uncurtail verify {folder.path}", highlight=False, soft_wrap=True)
     return 0

@@ -5,7 +5,7 @@ again when they die; the coordinator (our ServerApp, started by SuperExec) is re
 last commit. Whatever carries the run's mark is gone when this returns.
 """
 
-import json
+import math
 import os
 import signal
 import subprocess
@@ -22,20 +22,43 @@ from uncurtail.config import Config, ConfigError
 from uncurtail.core.events import RunEnded
 from uncurtail.errors import UserError
 from uncurtail.monitor import Monitor
-from uncurtail.runfolder import RUN_DIR, RunFolder, write_atomic
+from uncurtail.provisioning import release_wall_s
+from uncurtail.runfolder import COORDINATOR, RUN_DIR, SUPERVISOR, RunFolder
 from uncurtail.tracking import Trackers, kinds
 from uncurtail.wiring import REDIS_URL, Endpoints, secret
 
 LOOK_EVERY_S = 0.2
-# Ctrl-C drains: a step, an upload, a Flower reply, a commit. Then the hard way.
+# Ctrl-C drains: a step, an upload, a Flower reply, a commit, and what machines elsewhere take to be
+# gone. Then the hard way.
 DRAIN_S = 14.0
 START_TIMEOUT_S = 120.0
 # SuperExec asks for tasks ten times a second; a loaded machine takes its time.
 PICK_UP_S = 20.0
+# What has lived for so long is no failed start: its next death is a new trouble.
+STEADY_S = 120.0
 
 
 class RunFailedError(UserError):
     """The run cannot go on: one line that says what failed, and where to look."""
+
+
+@dataclass(slots=True)
+class Backoff:
+    """When to start again what keeps dying: at once, then after 1, 2, 4, ... 30 s."""
+
+    failures: int = 0
+    started_at: float = -math.inf
+
+    def due(self, now: float) -> bool:
+        """Whether to start it now, at monotonic time `now`; if so, it counts as started."""
+        if now - self.started_at > STEADY_S:
+            self.failures = 0
+        wait_s = 0.0 if self.failures == 0 else min(2.0 ** (self.failures - 1), 30.0)
+        if now - self.started_at < wait_s:
+            return False
+        self.failures += 1
+        self.started_at = now
+        return True
 
 
 @dataclass(slots=True)
@@ -49,13 +72,17 @@ class Supervisor:
     flower: Flower
     redis: EmbeddedRedis | None
     procs: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-    submissions: int = 0
+    submissions: int = 0  # of the coordinator, since it last lived for a while
+    submitted: bool = False
     retry_at: float = 0.0
     submitted_at: float = 0.0
+    revived: dict[str, Backoff] = field(default_factory=dict)
     stop_at: float | None = None
+    drain_s: float = field(init=False)
     trackers: Trackers = field(init=False)
 
     def __post_init__(self) -> None:
+        self.drain_s = DRAIN_S + release_wall_s(self.config)
         self.trackers = Trackers(
             self.folder, kinds(self.config.tracking), self.procs, self.monitor.say
         )
@@ -73,13 +100,13 @@ class Supervisor:
         ]
         try:
             self.start()
-            while self.stop_at is None or self.submissions:
+            while self.stop_at is None or self.submitted:
                 self._keep_alive()
                 for event in self.monitor.poll():
                     if isinstance(event, RunEnded):
                         self.trackers.finish()
                         return event
-                if self.stop_at is not None and clock.monotonic() > self.stop_at + DRAIN_S:
+                if self.stop_at is not None and clock.monotonic() > self.stop_at + self.drain_s:
                     return None
                 clock.pause(LOOK_EVERY_S)
             return None
@@ -102,12 +129,11 @@ class Supervisor:
 
     def _keep_alive(self) -> None:
         children.reap([*self.procs.values()])
-        if self.redis is not None and self._dead("redis"):
-            self._start_redis()
-        if self._dead("superlink"):
-            self._start_superlink()
-        if self._dead("superexec") and _listens(self.flower.port):
-            self._spawn("superexec", self.flower.superexec())
+        if self.redis is not None:
+            self._revive("redis", self._start_redis)
+        self._revive("superlink", self._start_superlink)
+        if _listens(self.flower.port):
+            self._revive("superexec", lambda: self._spawn("superexec", self.flower.superexec()))
         self._keep_coordinator()
         self.trackers.keep_alive()
 
@@ -118,6 +144,8 @@ class Supervisor:
         if submitting is not None and submitting.poll() is None:
             return
         if self._coordinator_alive():
+            if now - self.submitted_at > STEADY_S:
+                self.submissions = 0  # what failed before that is over
             return
         # Accepted, and SuperExec looks for it; or its process is there and still at its imports.
         patience_s = START_TIMEOUT_S if self._coordinator_starts() else PICK_UP_S
@@ -131,25 +159,29 @@ class Supervisor:
                 f"the coordinator failed {self.submissions} times: see {self.folder.logs}"
             )
         self.submissions += 1
+        self.submitted = True
         self.submitted_at = now
         self.retry_at = now + min(2.0**self.submissions, 30.0)
-        (self.folder.private / "coordinator.json").unlink(missing_ok=True)
+        (self.folder.private / COORDINATOR).unlink(missing_ok=True)
         self._spawn("submit", self.flower.run())
 
+    def _revive(self, role: str, start: Callable[[], None]) -> None:
+        """Start what is dead, ever later while it dies young, and never give up on it."""
+        if not self._dead(role):
+            return
+        backoff = self.revived.setdefault(role, Backoff())
+        if backoff.due(clock.monotonic()):
+            start()
+
     def _introduced(self) -> bool:
-        return (self.folder.private / "coordinator.json").exists()
+        return (self.folder.private / COORDINATOR).exists()
 
     def _coordinator_starts(self) -> bool:
         superexec = self.procs.get("superexec")
         return superexec is not None and children.has_child(superexec.pid)
 
     def _coordinator_alive(self) -> bool:
-        try:
-            text = (self.folder.private / "coordinator.json").read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return False
-        body = json.loads(text)
-        return children.alive(body["pid"], body["started"])
+        return children.introduced(self.folder.private / COORDINATOR) is not None
 
     def _start_redis(self) -> None:
         assert self.redis is not None
@@ -186,7 +218,7 @@ class Supervisor:
 
     def _asked_to_stop(self, _number: int, _frame: FrameType | None) -> None:
         if self.stop_at is not None:  # the second Ctrl-C: now
-            self.stop_at = clock.monotonic() - DRAIN_S
+            self.stop_at = clock.monotonic() - self.drain_s
             return
         self.stop_at = clock.monotonic()
         (self.folder.private / "stop").touch()
@@ -211,15 +243,22 @@ def prepare(config: Config, folder: RunFolder, monitor: Monitor, data: str) -> S
     """Make a run folder ready to be started, fresh or again; end what a killed run left.
 
     Raises:
-        ConfigError: Processes cannot be ended, or the state server cannot be used.
+        ConfigError: The run is running, processes cannot be ended, or the state server cannot be
+            used.
     """
+    other = children.introduced(folder.private / SUPERVISOR)
+    if other not in (None, os.getpid()):
+        raise ConfigError(
+            f"{folder.run_id} is running (process {other}): stop that first, with Ctrl-C or "
+            f"kill -INT {other}"
+        )
     children.become_subreaper()
     os.umask(0o077)  # what a run writes is this user's alone
     left = children.kill_marked(folder.run_id)
     if left:
         raise ConfigError(f"{left} processes of {folder.run_id} cannot be ended: end them first")
     private = folder.private
-    for name in ("stop", "coordinator.json"):
+    for name in ("stop", COORDINATOR):
         (private / name).unlink(missing_ok=True)
     for stale in private.glob("superlink.db*"):
         stale.unlink()
@@ -234,8 +273,7 @@ def prepare(config: Config, folder: RunFolder, monitor: Monitor, data: str) -> S
     certificates.write_server_certificates(flower.certificates)
     certificates.write_secret(flower.secret)
     flower.write_home()
-    body = {"pid": os.getpid(), "started": children.started(os.getpid())}
-    write_atomic(private / "supervisor.json", json.dumps(body))
+    children.introduce(private / SUPERVISOR)
     return Supervisor(config, folder, monitor, endpoints, flower, redis)
 
 

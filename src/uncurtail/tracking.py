@@ -25,7 +25,7 @@ from uncurtail.core.commit import Commit
 from uncurtail.core.events import decode, unix
 from uncurtail.core.ledger import Ledger
 from uncurtail.errors import UserError
-from uncurtail.runfolder import RUN_DIR, RunFolder, write_atomic
+from uncurtail.runfolder import RUN_DIR, SUPERVISOR, RunFolder, lines_from, write_atomic
 from uncurtail.trackrows import Metrics, Row, Step
 
 Kind = Literal["wandb", "tensorboard"]
@@ -84,12 +84,10 @@ class Follower:
     def _batch(self, events_end: int | None, steps_end: int | None) -> list[Row]:
         """The rows up to these offsets. Steps are read first: a step's round is then known."""
         limit = PIECE_BYTES if steps_end is None else None
-        lines, self._steps_at = _lines(self._steps_file, self._steps_at, steps_end, limit)
+        lines, self._steps_at = lines_from(self._steps_file, self._steps_at, steps_end, limit)
         if lines and not self._header:
             self._header = lines.pop(0)
-        events, self._events_at = _lines(
-            self._folder.events_file, self._events_at, events_end, None
-        )
+        events, self._events_at = lines_from(self._folder.events_file, self._events_at, events_end)
         rows = self.metrics.rows([decode(line) for line in events], [*self._steps(lines)])
         self._rows += len(rows)
         return rows
@@ -255,19 +253,6 @@ def _wandb_key(section: TrackingSection) -> str | None:
     return wiring.secret(wandbs.KEY) if section.wandb == "online" else None
 
 
-def _lines(path: Path, start: int, end: int | None, limit: int | None) -> tuple[list[str], int]:
-    """Whole lines from `start` to `end` (None: to the end, or about `limit` bytes), and where."""
-    try:
-        with path.open("rb") as file:
-            file.seek(start)
-            wanted = limit if end is None else end - start
-            data = file.read() if wanted is None else file.read(wanted)
-    except FileNotFoundError:
-        return [], start
-    whole = data.rfind(b"\n") + 1
-    return data[:whole].decode().splitlines(), start + whole
-
-
 def _read_cursor(path: Path) -> dict[str, int]:
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
@@ -277,11 +262,7 @@ def _read_cursor(path: Path) -> dict[str, int]:
 
 
 def _supervised(folder: RunFolder) -> bool:
-    try:
-        body = json.loads((folder.private / "supervisor.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return False
-    return children.alive(body["pid"], body["started"])
+    return children.introduced(folder.private / SUPERVISOR) is not None
 
 
 def _stop_file(folder: RunFolder) -> Path:

@@ -1,27 +1,42 @@
-"""What fails outside, as events: each once, and again every so often while it lasts."""
+"""What fails outside, told in the event log: at once, and once a minute while it lasts."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from uncurtail.core.events import Event, Trouble
+from uncurtail.core.events import Trouble
+from uncurtail.core.orders import Heart
 from uncurtail.orderdesk import Moment
 
-# A steady trouble is written once, and again after this long.
-TROUBLE_AGAIN_WALL_S = 60.0
+AGAIN_WALL_S = 60.0
+# Deadlines are counted by each trainer's own monotonic clock; what else a wrong clock touches (the
+# times of steps, certificates) is not worth a word below this.
+SKEW_WALL_S = 5.0
 
 
-class TroubleBook:
-    """Remembers what was written when, by the source of the trouble."""
+class Troubles:
+    """Remembers what was told, and when."""
 
-    def __init__(self) -> None:
-        self._written: dict[str, float] = {}
+    def __init__(self, emit: Callable[[Trouble], None]) -> None:
+        self._emit = emit
+        self._told: dict[str, float] = {}
 
-    def news(self, said: Mapping[str, str | None], now: Moment) -> list[Event]:
-        """The troubles to write now; None is that nothing fails there any more."""
-        found: list[Event] = []
-        for source, message in said.items():
+    def note(self, messages: Mapping[str, str | None], now: Moment) -> None:
+        """Tell what is wrong now, by its source; None while nothing is."""
+        for source, message in messages.items():
             if message is None:
-                self._written.pop(source, None)
-            elif now.wall_s - self._written.get(source, 0.0) > TROUBLE_AGAIN_WALL_S:
-                self._written[source] = now.wall_s
-                found.append(Trouble(t=now.t, wall_s=now.wall_s, source=source, message=message))
-        return found
+                self._told.pop(source, None)
+            elif now.wall_s - self._told.get(source, 0.0) > AGAIN_WALL_S:
+                self._told[source] = now.wall_s
+                self._emit(Trouble(t=now.t, wall_s=now.wall_s, source=source, message=message))
+
+
+def clocks_off(hearts: Mapping[str, Heart], sessions: Mapping[str, int]) -> str | None:
+    """Which sites' clocks are off, by how much, as the sessions that there are say themselves."""
+    off = {
+        site: heart.skew_s
+        for site, heart in hearts.items()
+        if abs(heart.skew_s) > SKEW_WALL_S and heart.session == sessions[site]
+    }
+    if not off:
+        return None
+    told = ", ".join(f"{site} by {skew_s:+.0f} s" for site, skew_s in sorted(off.items()))
+    return f"the clock is off at {told}: set it there (NTP)"

@@ -5,10 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from uncurtail.adapters.blobs import BlobError, ObjectStore
+from uncurtail.adapters.blobs import ObjectStore, UnusableError
 from uncurtail.adapters.flower_commands import Flower
 from uncurtail.adapters.livefeed import LiveFeed
-from uncurtail.adapters.processes import ProcessProvisioner
 from uncurtail.adapters.redis import CoordinatorState
 from uncurtail.adapters.sitewatts import SiteWatts
 from uncurtail.adapters.traces import load_csv
@@ -32,6 +31,7 @@ from uncurtail.core.ledger import Ledger
 from uncurtail.core.signals import Kind, Reading, Signal, Trace
 from uncurtail.loop import Loop, Past, Ports
 from uncurtail.ports import Forecaster, Post
+from uncurtail.provisioning import provisioner
 from uncurtail.runfolder import Journal, RunFolder
 from uncurtail.sourcing import (
     aged,
@@ -196,6 +196,9 @@ def newest_commit(folder: RunFolder, blobs: ObjectStore) -> Commit | None:
     """The newest commit whose objects verify; None before the first.
 
     Newer ones that cannot be used are set aside: their place is needed for the next commit.
+
+    Raises:
+        BlobError: The store cannot be reached. Nothing is set aside for that.
     """
     for name in reversed(blobs.keys("commits")):
         try:
@@ -203,7 +206,7 @@ def newest_commit(folder: RunFolder, blobs: ObjectStore) -> Commit | None:
             for key in (commit.model, commit.outer):
                 if key is not None:
                     blobs.get(key)
-        except (BlobError, ValueError):
+        except (UnusableError, ValueError):
             blobs.set_aside(name)
             continue
         return commit
@@ -236,6 +239,11 @@ def last_readings(folder: RunFolder) -> dict[str, Reading]:
     return {reading.site: reading for reading in folder.read_readings()}
 
 
+def last_prices(folder: RunFolder) -> dict[str, Reading]:
+    """The newest price of each site in the run folder."""
+    return {reading.site: reading for reading in folder.read_prices()}
+
+
 def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
     """The loop of a run, fresh or resumed, over the real world."""
     from uncurtail.lm.data import Corpus
@@ -244,6 +252,7 @@ def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
     endpoints = Endpoints.load(folder)
     start = start_time(config, wall_s)
     blobs = store(config, folder)
+    blobs.copy_missing("commits")
     corpus = Corpus.open(Path(endpoints.data))
     batch, length = config.train.batch_sequences, config.model.sequence_length
     head = first_commit(config, folder, blobs, start, corpus.steps_per_epoch(length, batch))
@@ -262,7 +271,14 @@ def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
     state = CoordinatorState(endpoints.redis_url, folder.run_id, list(config.sites))
     ports = Ports(
         feed=energy,
-        provisioner=ProcessProvisioner(folder.path, config.sites),
+        provisioner=provisioner(
+            config,
+            folder.path,
+            endpoints.redis_url,
+            post.online,
+            {name: state.session for name, state in before.states.items()},
+            fleet.living(before.states),
+        ),
         post=post,
         state=state,
         merger=UpdateMerger(blobs, config.outer),
@@ -273,11 +289,13 @@ def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
         power=[SiteWatts(state), *asked_power(config, before.metered_until)],
     )
     loop = Loop(config, folder.run_id, ports, before, batch * length)
-    heard = last_readings(folder)
+    heard, paid = last_readings(folder), last_prices(folder)
     if config.energy.live:
         heard = aged(heard, folder.read_events(), before.metered_until, wall_s)
+    if config.energy.price is not None and config.energy.price.source != "csv":
+        paid = aged(paid, folder.read_events(), before.metered_until, wall_s)
     if heard:
-        loop.meter.resume(heard, max(reading.t for reading in heard.values()))
+        loop.meter.resume(heard, paid)
     else:
         loop.meter.begin()
     return loop

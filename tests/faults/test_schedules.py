@@ -2,18 +2,25 @@
 
 import random
 
+import numpy as np
 import pytest
 
 from tests.virtual import START, Virtual, experiment
 from uncurtail.core.events import (
+    CoordinatorStarted,
     RoundCommitted,
     RoundSkipped,
     RunEnded,
     SiteReleased,
+    Trouble,
+    UpdateAccepted,
     UpdateRejected,
+    WindowClosed,
+    WindowOpened,
     unix,
 )
 from uncurtail.core.leases import FreeSteps, count_steps
+from uncurtail.core.signals import Trace
 from uncurtail.verify import verify
 
 HOURS = 3600.0
@@ -175,3 +182,121 @@ def test_sites_train_though_a_message_takes_longer_than_a_round(virtual):
     run.finish()
     check(run)
     assert len(kinds(run, RoundCommitted)) > 10
+
+
+def test_clocks_that_are_off_are_told_and_change_nothing(virtual):
+    run = virtual(experiment(run={"duration_s": 4 * HOURS}))
+    run.until(unix(START) + 5 * HOURS, [(unix(START) + HOURS, _put_clocks_off)])
+    check(run)
+    told = [event for event in kinds(run, Trouble) if event.source == "clock"]
+    assert told
+    assert all(" by +90 s" in event.message and "(NTP)" in event.message for event in told)
+    assert min(event.t for event in told) >= unix(START) + HOURS
+    assert kinds(run, RoundCommitted)
+
+
+def _put_clocks_off(run: Virtual) -> None:
+    run.sites.skew_s = 90.0
+
+
+def _kill_the_coordinator_at_a_write(rng: random.Random):
+    lives, after = rng.randint(1, 12), rng.random() < 0.5
+
+    def strike(run: Virtual) -> None:
+        run.journal.lives, run.journal.after = lives, after
+
+    return strike
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_coordinator_killed_at_any_write_loses_no_more_than_the_open_round(seed, virtual):
+    rng = random.Random(seed)
+    run = virtual(experiment(run={"duration_s": 6 * HOURS}), steps_per_epoch=150)
+    start = unix(START)
+    faults = [
+        (start + rng.uniform(0.0, 6.0) * HOURS, _kill_the_coordinator_at_a_write(rng))
+        for _ in range(rng.randint(2, 8))
+    ]
+    run.until(start + 8 * HOURS, faults)
+    check(run)
+
+
+def test_what_a_restart_tells_again_is_no_younger_for_it(virtual):
+    """Hourly values that count for 15 minutes: a coordinator started in between opens no window."""
+    hourly = np.arange(unix(START), unix(START) + 8 * HOURS, HOURS)
+    traces = {
+        name: Trace(hourly, np.full(len(hourly), 20.0), float(hourly[-1]) + HOURS)
+        for name in ("duck", "solar", "windy")
+    }
+    run = virtual(experiment(run={"duration_s": 5 * HOURS}), traces=traces)
+    minutes = [20.0, 40.0, 85.0, 110.0, 150.0]
+    faults = [(unix(START) + 60.0 * minute, Virtual.restart) for minute in minutes]
+    run.until(unix(START) + 8 * HOURS, faults)
+    check(run)
+    opened = [(event.t - unix(START)) % HOURS for event in kinds(run, WindowOpened)]
+    assert opened
+    assert max(opened) < 120.0, "only at the full hour"
+
+
+def test_a_window_that_shuts_and_opens_again_costs_its_site_the_open_round_at_most(virtual):
+    """A held site drops its stand-by order when its window shuts, and is ordered anew."""
+    t = unix(START) + np.array([0.0, 1800.0, 2100.0])
+    flapping = Trace(t, np.array([20.0, 400.0, 20.0]), unix(START) + 30 * HOURS)
+    steady = Trace(t[:1], np.array([20.0]), unix(START) + 30 * HOURS)
+    run = virtual(
+        experiment(
+            policy={"kind": "threshold", "min_up_s": 7200.0, "stale_after_s": 1e6},
+            rounds={"length_s": HOURS, "max_steps": 500, "grace_wall_s": 20.0},
+            run={"duration_s": 4 * HOURS},
+        ),
+        traces={"duck": flapping, "solar": steady, "windy": steady},
+    )
+    run.until(unix(START) + 6 * HOURS)
+    check(run)
+    trained = {(event.round, event.site) for event in kinds(run, UpdateAccepted)}
+    assert {(1, "duck"), (2, "duck"), (3, "duck")} <= trained
+
+
+def test_of_two_readings_of_one_time_the_one_that_a_kill_kept_back_is_told_again(virtual):
+    t = unix(START) + np.array([0.0, HOURS])
+    shut = Trace(t, np.array([20.0, 400.0]), unix(START) + 30 * HOURS)
+    settings = experiment(
+        policy={"kind": "threshold", "stale_after_s": 1e6}, run={"duration_s": 3 * HOURS}
+    )
+    run = virtual(settings, traces=dict.fromkeys(("duck", "solar", "windy"), shut))
+
+    def strike(r: Virtual) -> None:
+        r.journal.lives = 3  # the power until then, one reading, and no more
+
+    run.until(unix(START) + 4 * HOURS, [(unix(START) + HOURS - 10.0, _at_the_change(strike))])
+    check(run)
+    assert len(kinds(run, CoordinatorStarted)) == 2
+    closed = {event.site: event.t - unix(START) for event in kinds(run, WindowClosed)}
+    assert closed.keys() == {"duck", "solar", "windy"}
+    assert max(closed.values()) < HOURS + 60.0
+
+
+def _at_the_change(strike):
+    """Strike in the tick that takes the readings, and not in one before."""
+
+    def wait(run: Virtual) -> None:
+        run.until(unix(START) + HOURS - 0.5)
+        strike(run)
+
+    return wait
+
+
+def test_a_run_whose_newest_model_was_damaged_goes_on_from_the_one_before(virtual):
+    run = virtual(experiment(run={"duration_s": 5 * HOURS}))
+
+    def damage(r: Virtual) -> None:
+        newest = r.loop.rounds.head
+        assert newest.version > 1
+        (r.folder.path / newest.model).write_bytes(b"half a mod")
+        r.restart()
+        assert r.loop.rounds.head.version == newest.version - 1
+
+    run.until(unix(START) + 6 * HOURS, [(unix(START) + 2.5 * HOURS, damage)])
+    check(run)
+    versions = [event.version for event in kinds(run, RoundCommitted)]
+    assert sorted(set(versions)) != versions, "a version was committed a second time"

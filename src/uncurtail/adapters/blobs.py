@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import LocalStore, from_url
 
 log = logging.getLogger("uncurtail.blobs")
@@ -15,6 +15,10 @@ log = logging.getLogger("uncurtail.blobs")
 
 class BlobError(RuntimeError):
     """An object is missing, damaged, or the store cannot be reached."""
+
+
+class UnusableError(BlobError):
+    """The store answered: the object is not there, or is damaged. Asking again does not help."""
 
 
 class Blobs(Protocol):
@@ -73,11 +77,25 @@ class ObjectStore:
             return False
         except (BaseError, OSError) as error:
             raise BlobError(f"cannot write {key}: {error}") from error
-        if self._mirror is not None:
-            copy = self._mirror / key
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(data)
+        self._copy(key, data)
         return True
+
+    def copy_missing(self, prefix: str) -> None:
+        """Copy into the run's folder what a kill kept from being copied when it was written.
+
+        Raises:
+            BlobError: The store cannot be reached.
+        """
+        if self._mirror is None:
+            return
+        for key in self.keys(prefix):
+            if not (self._mirror / key).exists():
+                self._copy(key, self.get(key))
+
+    def _copy(self, key: str, data: bytes) -> None:
+        """Keep a copy in the run's folder, whole or not at all, where the store is elsewhere."""
+        if self._mirror is not None:
+            LocalStore(self._mirror, mkdir=True).put(key, data)
 
     def put_hashed(self, data: bytes) -> str:
         """Write under its own hash, and return that key. Writing twice is writing once."""
@@ -89,14 +107,17 @@ class ObjectStore:
         """Read whole, and check the hash where the key is one.
 
         Raises:
-            BlobError: It is not there, cannot be read, or is damaged.
+            UnusableError: It is not there, or is damaged.
+            BlobError: The store cannot be reached, or cannot read it now.
         """
         try:
             data = bytes(obstore.get(self._store, key).bytes())
+        except (FileNotFoundError, NotFoundError) as error:
+            raise UnusableError(f"{key} is not there") from error
         except (BaseError, OSError) as error:
             raise BlobError(f"cannot read {key}: {error}") from error
         if key.startswith("objects/") and hashlib.sha256(data).hexdigest() != key[8:]:
-            raise BlobError(f"{key} is damaged: its hash is another")
+            raise UnusableError(f"{key} is damaged: its hash is another")
         return data
 
     def keys(self, prefix: str) -> list[str]:
@@ -128,8 +149,15 @@ class ObjectStore:
             log.warning("%s", error)
 
     def set_aside(self, key: str) -> None:
-        """Move an object that cannot be used out of the way, keeping it for a person to look at."""
-        obstore.rename(self._store, key, f"broken/{key}")
+        """Move an object that cannot be used out of the way, keeping it for a person to look at.
+
+        Raises:
+            BlobError: The store cannot be reached.
+        """
+        try:
+            obstore.rename(self._store, key, f"broken/{key}")
+        except (BaseError, OSError) as error:
+            raise BlobError(f"cannot set {key} aside: {error}") from error
 
     def delete(self, keys: list[str]) -> None:
         """Remove objects; what is gone already is fine."""

@@ -5,12 +5,14 @@ process with that mark. The supervisor is a child subreaper, so what loses its p
 child and is reaped. Linux; elsewhere the marks work and the parent tie does not.
 """
 
+import contextlib
 import ctypes
+import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,6 +130,16 @@ def signal_pid(pid: int, number: signal.Signals) -> None:
         return
 
 
+def keep_to(pid: int, cpus: Collection[int]) -> None:
+    """Let a process, and all that it will start, run on these CPUs alone.
+
+    To be called before it has children. CPUs that this machine lacks are left out.
+    """
+    # Gone already; or a system that cannot do it, which is no reason not to train.
+    with contextlib.suppress(psutil.Error, AttributeError):
+        psutil.Process(pid).cpu_affinity(sorted(cpus))
+
+
 def has_child(pid: int) -> bool:
     """Whether a process has a living child."""
     try:
@@ -175,6 +187,24 @@ def alive(pid: int, started: float) -> bool:
 def started(pid: int) -> float:
     """When a process started: what tells it from a later one with its pid."""
     return float(psutil.Process(pid).create_time())
+
+
+def introduce(path: Path) -> None:
+    """Note which process this is, for `introduced`; whole, or the note before stays."""
+    body = {"pid": os.getpid(), "started": started(os.getpid())}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(body), encoding="utf-8")
+    temporary.replace(path)
+
+
+def introduced(path: Path) -> int | None:
+    """The process that noted itself there, if this very one still lives."""
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    pid = int(body["pid"])
+    return pid if alive(pid, body["started"]) else None
 
 
 def _handles(processes: Sequence[Marked]) -> list[psutil.Process]:

@@ -10,14 +10,16 @@ class ScaledClock:
         self._start = start
         self._speed = speed
         self._origin = time.monotonic()
+        self._wall = 0.0
 
     def now(self) -> float:
         """Simulated now; never falls, whatever the wall clock does."""
         return round(self._start + (time.monotonic() - self._origin) * self._speed, 3)
 
     def wall(self) -> float:
-        """Wall clock now."""
-        return wall()
+        """Wall clock now; where that is set back, this stands still until it has caught up."""
+        self._wall = max(self._wall, wall())
+        return self._wall
 
     def sleep_until(self, t: float, at_most_wall_s: float) -> None:
         """Wait until simulated `t`, but not longer than this by the wall clock."""

@@ -7,7 +7,8 @@ measured), so one thread does them all; the tick only reads and writes queues.
 import logging
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import httpx
@@ -23,7 +24,9 @@ log = logging.getLogger("uncurtail.flower")
 
 POLL_S = 0.1
 NODES_EVERY_S = 0.5
-MESSAGE_TTL_S = 3600.0
+# Longer than any round: Flower reports an expired order as an error while its site still trains.
+# What is really lost, the round's end finds.
+MESSAGE_TTL_S = 7 * 86400.0
 
 app = ServerApp()
 
@@ -81,9 +84,8 @@ class PostOffice:
             if clock.monotonic() >= nodes_at:
                 self._attempt(self._look_around)
                 nodes_at = clock.monotonic() + NODES_EVERY_S
-            orders = _drain(self._out)
-            if orders:
-                self._attempt(lambda orders=orders: self._push(orders))  # type: ignore[misc]
+            for order in _drain(self._out):  # one that fails takes no other with it
+                self._attempt(partial(self._push, order))
             if self._waiting:
                 self._attempt(self._pull)
             clock.pause(POLL_S)
@@ -92,34 +94,40 @@ class PostOffice:
         try:
             call()
         except (httpx.HTTPError, OSError) as error:
-            self.trouble = f"Flower: {type(error).__name__}: {error}"
-            log.warning("%s", self.trouble)
-            clock.pause(0.5)
+            self._fails(error)
+        # What else Flower's client may raise must show up as trouble, not as a dead thread.
+        except Exception as error:
+            log.exception("unexpected")
+            self._fails(error)
         else:
             self.trouble = None
+
+    def _fails(self, error: Exception) -> None:
+        self.trouble = f"Flower: {type(error).__name__}: {error}"
+        log.warning("%s", self.trouble)
+        clock.pause(0.5)
 
     def _look_around(self) -> None:
         self._nodes = {
             node.name: node.node_id for node in self._grid.get_nodes() if node.HasField("name")
         }
 
-    def _push(self, orders: Sequence[Order]) -> None:
-        for order in orders:
-            node = self._nodes.get(member(order.site, order.session))
-            if node is None:
-                self._in.put(wire.answer(order, error="not online"))
-                continue
+    def _push(self, order: Order) -> None:
+        node = self._nodes.get(member(order.site, order.session))
+        if node is None:
+            self._in.put(wire.answer(order, error="not online"))
+            return
+        try:
             content = RecordDict({"order": ConfigRecord({"json": wire.encode(order)})})
             message = Message(content, node, "train", ttl=MESSAGE_TTL_S, group_id=str(order.round))
-            try:
-                identity = next(iter(self._grid.push_messages([message])), None)
-            except (httpx.HTTPError, OSError) as error:
-                self._in.put(wire.answer(order, error=f"not sent: {error}"))
-                raise
-            if identity:
-                self._waiting[identity] = order
-            else:
-                self._in.put(wire.answer(order, error="Flower did not take the order"))
+            identity = next(iter(self._grid.push_messages([message])), None)
+        except Exception as error:
+            self._in.put(wire.answer(order, error=f"not sent: {error}"))
+            raise
+        if identity:
+            self._waiting[identity] = order
+        else:
+            self._in.put(wire.answer(order, error="Flower did not take the order"))
 
     def _pull(self) -> None:
         for message in self._grid.pull_messages(list(self._waiting)):

@@ -128,7 +128,7 @@ class Http:
             said = f"fails ({status})"
         else:
             said = f"refuses ({status}){_said(body)}"
-        retry_after_s = _retry_after_s(headers.get("retry-after"))
+        retry_after_s = retry_after_seconds(headers.get("retry-after"))
         return SourceError(f"{self.name} {said}", status=status, retry_after_s=retry_after_s)
 
     def _where(self) -> str:
@@ -155,7 +155,7 @@ def number(value: object) -> float:
         return math.nan
 
 
-def _retry_after_s(text: str | None) -> float | None:
+def retry_after_seconds(text: str | None) -> float | None:
     """Seconds of a Retry-After header, which holds seconds or a date."""
     if text is None:
         return None

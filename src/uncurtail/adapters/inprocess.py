@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from uncurtail import wire
 from uncurtail.core.leases import count_steps
 from uncurtail.core.orders import Announcement, Desired, Heart, StepReport
-from uncurtail.core.rounds import Order, Reply, member
+from uncurtail.core.rounds import Order, Reply, answers, member
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,7 @@ class SimulatedSites:
         self.cut_off_until = -math.inf  # the state plane is out of reach until then
         self.lost_replies = 0  # so many of the next replies are lost on the way
         self.doubled_replies = 0  # so many of the next replies arrive twice
+        self.skew_s = 0.0  # how far the clocks of the sites are off
         self._models = models
         self._tokens_per_step = tokens_per_step
         self._on_consumed = on_consumed
@@ -167,7 +168,7 @@ class SimulatedSites:
                     work = session.work
                     stepping = work is not None and work.began is not None
                     number = 0 if work is None else work.order.round
-                    hearts[site] = Heart(session.number, stepping, number, 0, 0.0)
+                    hearts[site] = Heart(session.number, stepping, number, 0, self.skew_s)
         return hearts
 
     # -- a session --
@@ -180,7 +181,7 @@ class SimulatedSites:
                 if not session.inbox or session.inbox[0][0] > self.now:
                     return
                 _, order = session.inbox.popleft()
-                if session.last is not None and _same(session.last, order):
+                if session.last is not None and answers(session.last, order):
                     self._reply(replace(session.last, attempt=order.attempt))
                     continue
                 session.work = _Work(order)
@@ -298,10 +299,6 @@ def _bare(reply: Reply) -> Reply:
         attempt=reply.attempt,
         base_version=reply.base_version,
     )
-
-
-def _same(reply: Reply, order: Order) -> bool:
-    return (reply.epoch, reply.round, reply.session) == (order.epoch, order.round, order.session)
 
 
 def _digest(*parts: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from uncurtail.adapters import children, clock
+from uncurtail.core import slots
 from uncurtail.core.fleet import SiteSection
 
 LEADER = "leader"
@@ -21,6 +22,8 @@ KILL_AFTER_S = 8.0
 class ProcessProvisioner:
     """Starts `uncurtail site lead` for each session, with its own CPU share or GPU slot."""
 
+    trouble: str | None = None  # what cannot be started ends, and its log says why
+
     def __init__(self, run: Path, sites: Mapping[str, SiteSection]) -> None:
         self._run = run
         self._sites = sites
@@ -30,8 +33,8 @@ class ProcessProvisioner:
         self._looked = 0.0
 
     def provision(self, site: str, session: int) -> None:
-        """Start the session unless it was started already."""
-        if (site, session) in self._own:
+        """Start the session unless it was started already, by us or by a coordinator before us."""
+        if (site, session) in self._own or session in self.alive().get(site, ()):
             return
         section = self._sites[site]
         marks = {
@@ -48,9 +51,12 @@ class ProcessProvisioner:
         log = self._run / "sites" / site / "log"
         # Not tied to this process: the site outlives a coordinator that crashes, and the next one
         # finds it. The supervisor adopts it.
-        self._own[site, session] = children.spawn(
+        child = children.spawn(
             [*command, str(session)], marks=marks, log=log, dies_with_parent=False
         )
+        if section.cpus is not None:
+            children.keep_to(child.pid, slots.cpus(section.cpus))
+        self._own[site, session] = child
         self._looked = 0.0
 
     def release(self, site: str, session: int) -> None:

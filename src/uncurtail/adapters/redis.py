@@ -12,7 +12,7 @@ from typing import Any
 import redis
 
 from uncurtail.adapters import clock
-from uncurtail.core.orders import Announcement, Desired, Heart, StepReport, Watts
+from uncurtail.core.orders import Announcement, Desired, Heart, StepReport, Wanted, Watts
 
 # A heartbeat older than this is no heartbeat.
 HEART_TTL_MS = 10_000
@@ -46,6 +46,10 @@ class Keys:
     def desired(self, site: str) -> str:
         """What a site should do."""
         return f"{self.prefix}:desired:{site}"
+
+    def wanted(self, site: str) -> str:
+        """Which session the machine of a static site should run."""
+        return f"{self.prefix}:wanted:{site}"
 
     def heart(self, site: str) -> str:
         """What a site says of itself."""
@@ -129,6 +133,28 @@ class CoordinatorState:
             return False
         self._newest[session] = at
         return True
+
+
+class MachineState:
+    """The provisioner's side of static sites: which sessions are wanted, and which are heard of."""
+
+    def __init__(self, url: str, run_id: str, sites: Sequence[str]) -> None:
+        self._client = connect(url)
+        self._keys = Keys(run_id)
+        self._sites = list(sites)
+
+    def exchange(self, wanted: Mapping[str, Wanted]) -> dict[str, int] | None:
+        """Write what is wanted; each site's session that lives. None while it is out of reach."""
+        pipe = self._client.pipeline(transaction=False)
+        for site, what in wanted.items():
+            pipe.set(self._keys.wanted(site), json.dumps(asdict(what)))
+        pipe.mget([self._keys.heart(site) for site in self._sites])
+        try:
+            *_, hearts = pipe.execute()
+        except redis.RedisError:
+            return None
+        found = zip(self._sites, hearts, strict=True)
+        return {site: Heart(**json.loads(raw)).session for site, raw in found if raw is not None}
 
 
 class SiteState:

@@ -47,9 +47,10 @@ class VessimFeed:
     def readings(self, after: float, until: float) -> list[Reading]:
         """Everything published at times in (after, until], by time, then in the order of sites.
 
-        With `after` before the start, each site's value in force at the start comes first, as of
-        the start. A value that becomes unknown is a Reading of None at that time. A value published
-        again is told again, because it renews the reading's age. Asking twice gives the same.
+        With `after` before the start, each site's value in force at the start comes first, told at
+        the start and as old as it is. A value that becomes unknown is a Reading of None at that
+        time. A value published again is told again, because it renews the reading's age. Asking
+        twice gives the same.
         """
         if until < self._start or (self._quiet[0] <= after and until < self._quiet[1]):
             return []
@@ -57,7 +58,7 @@ class VessimFeed:
         since = max(after, self._start)
         told = (
             [
-                Reading(name, t, site.published(t), signal=site.trace.signal)
+                Reading(name, t, site.published(t), site.row_time(t), site.trace.signal)
                 for t in [*first, *site.trace.changes(since, until).tolist()]
             ]
             for name, site in self._sites.items()
@@ -93,6 +94,14 @@ class _Site:
         if self._signals is None or self.trace.at(t) is None:
             return None
         return float(self._signals[INTENSITY].at(t - self._start))
+
+    def row_time(self, t: float) -> float | None:
+        """When the value in force at `t` was published, if there is one and that was before."""
+        if self.trace.at(t) is None:
+            return None
+        row = int(np.searchsorted(self.trace.times, t, side="right")) - 1
+        before = row >= 0 and float(self.trace.times[row]) < t
+        return float(self.trace.times[row]) if before else None
 
     def signals_at(self, t: float) -> GridSignals | None:
         """The grid's signals while the intensity is known, else None."""

@@ -189,7 +189,7 @@ class Trouble(Event):
 
     source: str
     message: str
-    decided_by: ClassVar[str] = "uncurtail.loop.Loop.note_troubles"
+    decided_by: ClassVar[str] = "uncurtail.troubles.Troubles.note"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

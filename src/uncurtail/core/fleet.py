@@ -11,8 +11,10 @@ from enum import StrEnum
 from pydantic import Field
 
 from uncurtail.core.capacity import admitted
+from uncurtail.core.clouds import ExalsiusSection, ExalsiusSite, FleetKind
 from uncurtail.core.events import Event, SitePhase, SiteProvisioned, SiteReleased
 from uncurtail.core.measured import PowerFrom
+from uncurtail.core.nodes import RemoteSection
 from uncurtail.core.policy import Costs, Verdict
 from uncurtail.core.section import Section
 
@@ -49,7 +51,11 @@ class SiteSection(Section):
     power_beside_w: float = Field(default=0.0, ge=0)
     threads: int = Field(default=1, ge=1)  # of all its ranks together
     ranks: int = Field(default=1, ge=1)  # processes that share each step; one for each GPU
-    cuda_devices: str | None = None  # "0,1": the GPU slot; unset: CPU
+    kind: FleetKind | None = None  # where it runs; unset: fleet.kind
+    # Of a site that runs here: its GPU slot, and the CPUs that it keeps to. Unset: CPU; any CPU.
+    cuda_devices: str | None = None  # "0,1"
+    cpus: str | None = None  # "0-15,32"
+    exalsius: ExalsiusSite = ExalsiusSite()
 
     def power_w(self, phase: Phase) -> float:
         """Watts drawn in a phase; a draining site still finishes its step."""
@@ -74,7 +80,7 @@ class SiteSection(Section):
 class FleetSection(Section):
     """How sites are started, and how long each stage may take by the wall clock."""
 
-    kind: str = Field(default="processes", pattern="^(processes)$")
+    kind: FleetKind = "processes"
     # So many sites may be up at once, in `run` and in `plan`; unset: all.
     max_sites: int | None = Field(default=None, ge=1)
     # A start needs torch, a key, a SuperNode: about 6 s on a laptop, minutes on a cloud.
@@ -86,6 +92,8 @@ class FleetSection(Section):
     max_retry_wall_s: float = Field(default=60.0, gt=0)
     # Four measurements of a site that were missed, or two of Prometheus every 30 s.
     power_stale_after_wall_s: float = Field(default=60.0, gt=0)
+    remote: RemoteSection = RemoteSection()
+    exalsius: ExalsiusSection = ExalsiusSection()
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,3 +320,8 @@ def replay(sites: Iterable[str], events: Iterable[Event]) -> dict[str, SiteState
             case _:
                 pass
     return states
+
+
+def living(states: Mapping[str, SiteState]) -> list[tuple[str, int]]:
+    """The sessions that are believed to exist."""
+    return [(n, s.session) for n, s in states.items() if s.phase is not Phase.RELEASED]

@@ -1,7 +1,9 @@
 """Stage 6: phases and power to energy, emissions and cost, by site and phase.
 
-Intensity is held stepwise: each value holds until the next. Every phase counts, and time whose
-intensity is unknown counts as energy without emissions (`unpriced_j`), never as zero.
+Intensity is held stepwise: each value holds until the next, however late that comes. A policy calls
+a value unknown once it is stale; what a site draws until it is gone is priced by the last one
+heard. Every phase counts, and time of which no value was heard, or of which the source said that it
+knows none, counts as energy without emissions (`unpriced_j`), never as zero.
 """
 
 from collections.abc import Iterable, Mapping

@@ -17,6 +17,17 @@ class Desired:
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the machine of a static site should run: this session, if `up`, and no other.
+
+    Where nothing is written nothing is said: the machine goes on with what it does.
+    """
+
+    session: int
+    up: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Announcement:
     """The open round: completes a stand-by order whose round it is."""
 
@@ -32,7 +43,7 @@ class Announcement:
 
 @dataclass(frozen=True, slots=True)
 class Heart:
-    """A trainer's own word, written about once a second and at every change."""
+    """A trainer's own word, written several times a second and at every change."""
 
     session: int
     stepping: bool

@@ -39,7 +39,7 @@ class PlanSection(Section):
     """
 
     train_site_h: float | None = Field(default=None, gt=0)
-    horizon_s: float | None = Field(default=None, gt=0)  # unset: run.duration_s, or the trace's end
+    horizon_s: float | None = Field(default=None, gt=0)  # unset: until the trace ends
     round_overhead_share: float = Field(default=0.02, ge=0, lt=1)
     oracle_time_wall_s: float = Field(default=20.0, gt=0)  # how long its solver may search
     policies: dict[str, PlanVariant] = Field(default_factory=dict)
@@ -197,7 +197,7 @@ def _said(policy: Deadline, stand: Stand) -> Forecast | None:
 def _means(forecast: Forecast, edges: Array) -> Array:
     """The mean of each slot; by its own steps where a slot holds several."""
     times, values = forecast.trace.times, forecast.trace.values
-    until = min(forecast.until, forecast.trace.end)
+    until = min(forecast.until, forecast.trace.end, float(edges[-1]))  # a tariff never ends
     first = max(int(times.searchsorted(edges[0], side="right")) - 1, 0)
     last = max(int(times.searchsorted(until, side="left")), first + 1)
     starts = np.append(times[first:last], until)

@@ -113,6 +113,19 @@ def member(site: str, session: int) -> str:
     return f"{site}.{session}"
 
 
+def answers(reply: Reply, order: Order) -> bool:
+    """Whether a site that gave this reply has carried this order out, and is to repeat it.
+
+    An answer without steps stands for the very order alone: a site that dropped a stand-by order,
+    or got one too late, trains when it is ordered to in the same round again.
+    """
+    if (reply.epoch, reply.round, reply.session) != (order.epoch, order.round, order.session):
+        return False
+    trained = reply.steps > 0 or reply.error is not None
+    same = (reply.attempt, reply.base_version) == (order.attempt, order.base_version)
+    return trained or same
+
+
 def updates_folder(order: Order) -> str:
     """Where a session leaves its update and its answer for a round, in the store."""
     return f"updates/{order.run}/{order.round:06d}/{member(order.site, order.session)}"

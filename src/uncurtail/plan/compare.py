@@ -21,11 +21,10 @@ SLOT_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The least that the work can emit by a deadline; `gap` is what its solver left open."""
+    """The least that the work can emit by a deadline."""
 
     emissions_kg: float
     makespan_h: float
-    gap: float
 
 
 @dataclass(slots=True)
@@ -238,17 +237,26 @@ def _slots(own: Scenario, outcome: Outcome) -> int:
 
 
 def bound(own: Scenario, outcome: Outcome, time_limit_wall_s: float) -> Best | None:
-    """The oracle's word on a game: the same sites, work and cost of starts, by the same end."""
+    """The oracle's word on a game: the same sites, work and cost of starts, by the same end.
+
+    In whole slots, its work rounded down and its time up, so that nothing can do better. None where
+    the solver found no schedule in time, or where there is less than a slot of work.
+    """
     from uncurtail.plan import oracle  # scipy takes half a second
 
+    work_s = outcome.train_site_s // SLOT_S * SLOT_S
+    if work_s <= 0.0:
+        return None
     problem = oracle.Problem(
         sites={name: oracle.SiteCost(*cost) for name, cost in own.sites.items()},
         traces=own.traces,
         start=own.start,
         deadline_s=_slots(own, outcome) * SLOT_S,
-        train_site_s=outcome.train_site_s,
+        train_site_s=work_s,
         overhead_share=own.round_overhead_share,
         max_sites=own.max_sites,
     )
     found = oracle.solve(problem, time_limit_wall_s)
-    return None if found is None else Best(found.emissions_kg, found.makespan_h, found.gap)
+    if found is None or not found.plan:
+        return None
+    return Best(found.emissions_kg, found.makespan_h)

@@ -102,7 +102,8 @@ def simulate(scenario: Scenario) -> Outcome:
     if not isinstance(scenario.policy, Budget) or not _over(scenario.policy, outcome):
         return outcome
     # Spending only grows with time: halve the time until the second in which the limit is reached.
-    low, high = scenario.start, outcome.end
+    # It grows beyond the last training, too: by what sites draw until they are released.
+    low, high = scenario.start, max(end for _, _, end in _all_phases(outcome))
     while high - low > 1.0:
         middle = (low + high) / 2.0
         spent = _over(scenario.policy, _Simulation(replace(scenario, until=middle)).run())
@@ -111,6 +112,11 @@ def simulate(scenario: Scenario) -> Outcome:
     outcome.completed = False
     outcome.notes.append(f"the budget's limit of {_over(scenario.policy, outcome)} is reached")
     return outcome
+
+
+def _all_phases(outcome: Outcome) -> Iterator[tuple[Phase, float, float]]:
+    for site in outcome.sites.values():
+        yield from site.phases
 
 
 def _over(policy: Budget, outcome: Outcome) -> str | None:

@@ -66,9 +66,10 @@ def baseline_kg(run: RunData, site: str) -> tuple[Array, Array]:
     trace = run.traces.get(site)
     if trace is None or run.start is None or run.train_s <= 0:
         return np.empty(0), np.empty(0)
-    end = run.start + run.train_s
-    inside = trace.times[(trace.times > run.start) & (trace.times < end)]
-    times, total = [run.start], [0.0]
+    start = run.known_from
+    end = start + run.train_s
+    inside = trace.times[(trace.times > start) & (trace.times < end)]
+    times, total = [start], [0.0]
     for t in [*inside.tolist(), end]:
         value = _known(trace, times[-1], t)
         if value is None:

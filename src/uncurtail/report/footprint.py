@@ -157,7 +157,7 @@ def _counterfactuals(run: RunData, pue: dict[str, float]) -> dict[str, Any]:
     traces = {site: trace for site, trace in run.traces.items() if site in run.sites}
     train_w = {site: run.train_power_w(site) * pue[site] for site in traces}
     alone = {site: None if kg is None else kg * pue[site] for site, kg in run.baselines_kg.items()}
-    arguments = (traces, run.start, run.train_s, train_w)
+    arguments = (traces, run.known_from, run.train_s, train_w)
     if run.train_s <= 0:
         return {"alone_kg": alone, "all_on_kg": None, "run_now": None}
     now = run_now(*arguments)

@@ -26,7 +26,10 @@ MAX_SITES = 8
 
 @dataclass(frozen=True, slots=True)
 class Game:
-    """One policy's game: `phases` are (phase, start, end) by site, unix seconds."""
+    """One policy's game: `phases` are (phase, start, end) by site, unix seconds.
+
+    `traces` are what it was played over, `clean_below` (g/kWh) is the policy's threshold.
+    """
 
     name: str
     start: float
@@ -34,6 +37,8 @@ class Game:
     completed: bool
     emissions_kg: float
     phases: Mapping[str, Sequence[tuple[Phase, float, float]]]
+    traces: Mapping[str, Trace]
+    clean_below: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +49,13 @@ class Limit:
     makespan_h: float
 
 
+def file_name(text: str) -> str:
+    """The text as part of a file's name."""
+    return re.sub("[^A-Za-z0-9.=-]", "_", text)
+
+
 def draw_plan(
-    folder: Path,
-    games: Sequence[Game],
-    traces: Mapping[str, Trace],
-    limits: Sequence[Limit],
-    clean_below: float,
+    folder: Path, games: Sequence[Game], limits: Sequence[Limit], *, same_work: bool
 ) -> list[Path]:
     """Write gantt-POLICY.png for each game and pareto.png; returns the files."""
     from matplotlib import rc_context
@@ -59,19 +65,17 @@ def draw_plan(
     with rc_context(LOOK):
         for game in games:
             figure = Figure(layout="constrained")
-            draw_game(figure, game, traces, clean_below)
-            written.append(folder / f"gantt-{re.sub('[^A-Za-z0-9.=-]', '_', game.name)}.png")
+            draw_game(figure, game)
+            written.append(folder / f"gantt-{file_name(game.name)}.png")
             figure.savefig(written[-1])
         figure = Figure(layout="constrained")
-        draw_pareto(figure, games, limits)
+        draw_pareto(figure, games, limits, same_work=same_work)
         written.append(folder / "pareto.png")
         figure.savefig(written[-1])
     return written
 
 
-def draw_game(
-    figure: "Figure", game: Game, traces: Mapping[str, Trace], clean_below: float
-) -> None:
+def draw_game(figure: "Figure", game: Game) -> None:
     """Per site its intensity, and a band below it that says what the site does."""
     from matplotlib.patches import Patch
 
@@ -79,7 +83,7 @@ def draw_game(
     figure.set_size_inches(10, 1.35 + 1.5 * len(sites))
     rows = np.atleast_1d(figure.subplots(len(sites), 1, sharex=True))
     for axes, site in zip(rows, sites, strict=True):
-        _site(axes, game, site, traces[site], clean_below)
+        _site(axes, game, site)
     rows[0].set_xlim(game.start / DAY_S, max(game.end, game.start + 60.0) / DAY_S)
     time_axis(rows[-1])
     hours = number((game.end - game.start) / 3600.0, "h")
@@ -88,11 +92,12 @@ def draw_game(
     figure.suptitle(title, x=0.006, ha="left", fontsize=13, fontweight="bold")
     shown = (Phase.PROVISIONING, Phase.IDLE, Phase.TRAINING)
     handles = [Patch(facecolor=PHASE_COLOURS[phase], label=phase.value) for phase in shown]
-    handles.append(Patch(facecolor=WINDOW, label=f"below {clean_below:g} g/kWh"))
+    handles.append(Patch(facecolor=WINDOW, label=f"below {game.clean_below:g} g/kWh"))
     figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), fontsize=8.5)
 
 
-def _site(axes: "Axes", game: Game, site: str, trace: Trace, clean_below: float) -> None:
+def _site(axes: "Axes", game: Game, site: str) -> None:
+    trace, clean_below = game.traces[site], game.clean_below
     first, last = trace.times.searchsorted([game.start, game.end], side="right")
     rows = slice(max(int(first) - 1, 0), int(last))
     stride = max(1, (rows.stop - rows.start) // MAX_POINTS)
@@ -121,7 +126,9 @@ def _site(axes: "Axes", game: Game, site: str, trace: Trace, clean_below: float)
     axes.tick_params(axis="x", length=0)
 
 
-def draw_pareto(figure: "Figure", games: Sequence[Game], limits: Sequence[Limit]) -> None:
+def draw_pareto(
+    figure: "Figure", games: Sequence[Game], limits: Sequence[Limit], *, same_work: bool
+) -> None:
     """Every policy as a point of makespan and emissions, with the limit below them."""
     figure.set_size_inches(8, 4.6)
     axes = figure.subplots()
@@ -142,7 +149,8 @@ def draw_pareto(figure: "Figure", games: Sequence[Game], limits: Sequence[Limit]
     axes.set_ylim(bottom=0)
     axes.set_xlabel("makespan (h)")
     axes.set_ylabel("emissions (kgCO₂)")
-    axes.set_title("What each policy costs in time and in CO₂, for the same work")
+    work = "for the same work" if same_work else "for its own work"
+    axes.set_title(f"What each policy costs in time and in CO₂, {work}")
 
 
 def _place(game: Game) -> tuple[float, float]:

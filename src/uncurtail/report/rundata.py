@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from uncurtail.core.commit import Commit
 from uncurtail.core.events import (
     CoordinatorStarted,
@@ -84,7 +86,8 @@ class RunData:
     @property
     def ended(self) -> RunEnded | None:
         """How the run ended, or None while it has not."""
-        return next((e for e in reversed(self.events) if isinstance(e, RunEnded)), None)
+        last = self.events[-1] if self.events else None
+        return last if isinstance(last, RunEnded) else None
 
     @property
     def committed(self) -> Commit | None:
@@ -121,6 +124,17 @@ class RunData:
         """Energy and emissions from the power series: every phase, also after the last commit."""
         return Ledger.from_segments(self.segments, self.enter_below_g_per_kwh)
 
+    @cached_property
+    def known_from(self) -> float:
+        """From when on every site's intensity was known: where its alternatives begin.
+
+        A live source is heard of seconds after a run's start. A site that nobody ever heard of
+        delays no other.
+        """
+        assert self.start is not None
+        firsts = [trace.times[np.isfinite(trace.values)] for trace in self.traces.values()]
+        return max([self.start, *(float(times[0]) for times in firsts if times.size)])
+
     @property
     def train_s(self) -> float:
         """Training site-seconds, summed over sites."""
@@ -132,7 +146,7 @@ class RunData:
         known: dict[str, float | None] = {}
         if self.start is not None and self.train_s > 0:
             power_w = {site: self.train_power_w(site) for site in self.traces}
-            known = baselines_kg(self.traces, self.start, self.train_s, power_w)
+            known = baselines_kg(self.traces, self.known_from, self.train_s, power_w)
         return {site: known.get(site) for site in self.sites}
 
     def train_power_w(self, site: str) -> float:

@@ -14,6 +14,8 @@ from uncurtail.report.rundata import RunData, overlap_s
 from uncurtail.runfolder import RunFolder, write_atomic
 
 HOUR_S = 3600.0
+# Why a run ends that has done what it was to do; it is cut short by a limit or by its user.
+COMPLETE = ("budget", "duration")
 
 
 def summarise(folder: RunFolder) -> dict[str, Any]:
@@ -67,7 +69,7 @@ def _policy(run: RunData, best: Limit | None) -> dict[str, Any]:
         "in_window_share": total.clean_j / total.energy_j if total.energy_j > 0 else None,
         "provisions": sum(run.provisions(site) for site in run.sites),
         "train_site_h": run.train_s / HOUR_S if metered else None,
-        "completed": run.ended is not None,
+        "completed": run.ended is not None and run.ended.reason in COMPLETE,
         "gap_to_oracle": None if best is None else best.gap,
     }
 

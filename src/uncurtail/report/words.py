@@ -6,8 +6,10 @@ from uncurtail.core import events as ev
 from uncurtail.report.style import count, mass, number, percent
 
 _STOPPED = {
-    "budget": "the token budget is spent",
+    "budget": "all tokens are trained",
     "duration": "the planned duration is over",
+    "emissions": "the emissions that were allowed are spent",
+    "cost": "the money that was allowed is spent",
     "user": "somebody asked for it",
 }
 

@@ -27,7 +27,8 @@ def lead_session(path: Path, site: str, session: int) -> int:
     reporter = measuring(section, power.say)
     if reporter is not None:
         reporter.start()
-    return lead(folder, wiring.flower(folder, endpoints), site, session, section.ranks)
+    flower = wiring.flower(folder, endpoints)
+    return lead(folder, flower, site, session, section.ranks)
 
 
 def measuring(section: SiteSection, say: Callable[[float, str], object]) -> Reporter | None:

@@ -22,7 +22,7 @@ from uncurtail.adapters.blobs import BlobError, ObjectStore
 from uncurtail.config import Config
 from uncurtail.core.events import iso
 from uncurtail.core.leases import split
-from uncurtail.core.rounds import Order, Reply, updates_folder
+from uncurtail.core.rounds import Order, Reply, answers, updates_folder
 from uncurtail.lm.checkpoint import decode_weights
 from uncurtail.lm.trainer import NonFiniteLoss, StepMetrics, Trainer, TrainOrder, TrainResult
 from uncurtail.site.link import Link
@@ -31,6 +31,7 @@ from uncurtail.sync.codec import encode_delta
 # A stand-by order waits this long for its round; then it answers with nothing. Without a
 # coordinator it waits no longer than the site does (`fleet.orphan_after_wall_s`).
 STANDBY_WALL_S = 600.0
+UPLOAD_AGAIN_S = 0.5
 
 
 @dataclass(slots=True)
@@ -51,15 +52,19 @@ class Worker:
 
         Never raises for what an order may get wrong: the reply says it.
         """
-        if self.last is not None and _same(self.last, order):
+        if self.last is not None and answers(self.last, order):
             return replace(self.last, attempt=order.attempt)
         try:
             reply = self._train(order)
-        except (BlobError, NonFiniteLoss, ValueError, OSError) as error:
-            reply = wire.answer(order, error=f"{type(error).__name__}: {error}")
+        except (BlobError, OSError) as error:
+            # Not kept: nothing was handed in, and who asks again may find the store within reach.
+            return _failed(order, error)
+        except (NonFiniteLoss, ValueError) as error:
+            reply = _failed(order, error)
         self.last = reply
         if reply.steps:  # also where the coordinator finds it should Flower lose it
-            self.blobs.put(f"{updates_folder(order)}/reply.json", wire.encode(reply).encode())
+            with contextlib.suppress(BlobError):
+                self.blobs.put(f"{updates_folder(order)}/reply.json", wire.encode(reply).encode())
         return reply
 
     def orphaned(self) -> bool:
@@ -83,7 +88,12 @@ class Worker:
             )
         finally:
             self.link.doing(stepping=False, round_number=order.round)
-        update, digest = self._upload(order, result, base)
+        try:
+            update, digest = self._upload(started, result, base)
+        except BlobError as error:
+            # The steps are on record as consumed: asked again, this is the answer, and not the
+            # same steps once more.
+            return _failed(order, error)
         return wire.answer(
             replace(order, base_version=started.base_version),
             steps=result.steps,
@@ -159,8 +169,22 @@ class Worker:
         self._record(order, result)
         data = encode_delta(base, self.trainer.weights(), self.config.store.wire_dtype)
         key = f"{updates_folder(order)}/{order.attempt}"
-        self.blobs.put(key, data)
+        self._put_patiently(key, data, order.not_after_wall + self.config.rounds.grace_wall_s)
         return key, hashlib.sha256(data).hexdigest()
+
+    def _put_patiently(self, key: str, data: bytes, until_wall: float) -> None:
+        """Write an update while its round may still count it: a round's work hangs on it.
+
+        Raises:
+            BlobError: The store was out of reach for all that time.
+        """
+        while True:
+            try:
+                return self.blobs.put(key, data)
+            except BlobError:
+                if self.orphaned() or clock.wall() + self.link.wish.skew_s >= until_wall:
+                    raise
+            clock.pause(UPLOAD_AGAIN_S)
 
     def _record(self, order: Order, result: TrainResult) -> None:
         """Append what was consumed to the site's own record, durably, before anyone hears of it."""
@@ -215,8 +239,8 @@ def _answer(worker: Worker, connection: socket.socket) -> bool:
     return reply.steps > 0
 
 
-def _same(reply: Reply, order: Order) -> bool:
-    return (reply.epoch, reply.round, reply.session) == (order.epoch, order.round, order.session)
+def _failed(order: Order, error: Exception) -> Reply:
+    return wire.answer(order, error=f"{type(error).__name__}: {error}")
 
 
 def _same_user(connection: socket.socket) -> bool:

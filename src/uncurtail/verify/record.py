@@ -44,9 +44,10 @@ def events_readable(run: Evidence) -> Finding:
 
 
 def _order_problems(events: Sequence[Event]) -> Iterator[str]:
-    """Where time falls, by either clock."""
+    """Where time falls, by either clock; each coordinator has a wall clock of its own."""
     for before, event in pairwise(events):
-        if not (event.t >= before.t and event.wall_s >= before.wall_s):
+        new = isinstance(event, CoordinatorStarted)
+        if not (event.t >= before.t and (new or event.wall_s >= before.wall_s)):
             yield f"time falls before {type(event).__name__} at {iso(event.t)}"
 
 
@@ -81,12 +82,14 @@ def _end_problems(events: Sequence[Event], newest: int) -> Iterator[str]:
 
 
 def _commit_problems(events: Sequence[Event], commits: Sequence[StoredCommit]) -> Iterator[str]:
-    """What RoundCommitted events say otherwise than the commits, or say twice."""
+    """What RoundCommitted events say otherwise than the commits, or say twice.
+
+    A coordinator that finds its newest commit damaged sets it aside, and starts from one before:
+    what was said of those behind that is void.
+    """
     by_version = {stored.commit.version: stored for stored in commits}
     last = 0
-    for event in events:
-        if not isinstance(event, RoundCommitted):
-            continue
+    for event in _standing(events):
         if event.version <= last:
             yield f"RoundCommitted of version {event.version} follows version {last}"
         last = event.version
@@ -100,6 +103,17 @@ def _commit_problems(events: Sequence[Event], commits: Sequence[StoredCommit]) -
         true = (commit.round, commit.tokens, sites, hashlib.sha256(stored.data).hexdigest())
         if told != true:
             yield f"RoundCommitted of version {event.version} says {told}, the commit {true}"
+
+
+def _standing(events: Sequence[Event]) -> list[RoundCommitted]:
+    """The commits announced, without those that a later coordinator set aside."""
+    found: list[RoundCommitted] = []
+    for event in events:
+        if isinstance(event, RoundCommitted):
+            found.append(event)
+        elif isinstance(event, CoordinatorStarted):
+            found = [earlier for earlier in found if earlier.version <= event.version]
+    return found
 
 
 def _update_problems(events: Sequence[Event], commits: Sequence[StoredCommit]) -> Iterator[str]:

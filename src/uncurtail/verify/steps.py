@@ -18,6 +18,7 @@ def steps_once(run: Evidence) -> Finding:
     """No step is in two accepted updates, and none of an opened epoch is lost."""
     problems: list[str] = []
     consumed: list[Interval] = []
+    count = 0
     size = run.newest.free.steps_per_epoch
     for stored in run.commits:
         commit = stored.commit
@@ -27,8 +28,9 @@ def steps_once(run: Evidence) -> Finding:
                 problems.append(f"{where} consumed {update.steps} steps of {update.intervals}")
             else:
                 consumed += split(update.intervals, update.steps)[0]
+                count += update.steps
         opened = commit.free.next_epoch * size
-        accounted = count_steps(consumed) + count_steps(commit.free.intervals)
+        accounted = count + count_steps(commit.free.intervals)
         if commit.free.steps_per_epoch != size:
             problems.append(f"commits/{stored.name}: another size of an epoch")
         elif accounted != opened:
@@ -41,7 +43,7 @@ def steps_once(run: Evidence) -> Finding:
         size,
         free.next_epoch,
     )
-    counted = f"{count_steps(consumed)} steps consumed once, {count_steps(free.intervals)} free"
+    counted = f"{count} steps consumed once, {count_steps(free.intervals)} free"
     return judged(problems, f"{counted}, in {free.next_epoch} opened epochs of {size}")
 
 
