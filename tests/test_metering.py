@@ -300,3 +300,14 @@ def test_a_released_site_draws_nothing_whatever_was_measured_last():
     assert watts == [
         (0.0, 10.0, 100.0), (10.0, 20.0, 70.0), (20.0, 30.0, 0.0), (30.0, 40.0, 10.0),
     ]  # fmt: skip
+
+
+def test_a_price_that_an_earlier_coordinator_took_in_is_not_taken_in_again():
+    told = [(START, 0.1), (START + 50.0, 0.3)]
+    meter, record = priced(told, 1e6)
+    paid = Reading("solar", START, 0.1, None, pricing.signal("csv"))
+    meter.resume({"solar": Reading("solar", START, 50.0)}, {"solar": paid})
+    meter.advance(START + 60)
+    meter.cut(START + 60)
+    assert [reading.value for reading in record.told] == [0.3]
+    assert stretches(record, "price_eur_per_kwh") == [(0.0, 50.0, 0.1), (50.0, 60.0, 0.3)]

@@ -171,7 +171,7 @@ def test_a_budget_of_money_ends_by_what_was_really_paid(tmp_path):
 def test_a_coordinator_that_is_killed_goes_on_with_the_price_of_the_hour(tmp_path):
     columns = {"duck": by_hour, "windy": by_hour}
     virtual = Virtual(tmp_path, settings(write(tmp_path / "p.csv", columns)), 10**6)
-    kills = [(T0 + h * HOUR, Virtual.restart) for h in (2.3, 7.9, 15.0)]
+    kills = [(T0 + h * HOUR, Virtual.restart) for h in (2.3, 7.0 + 1e-4, 7.9, 15.0)]
     virtual.until(T0 + 25 * HOUR, kills)
     virtual.close()
     duck = virtual.loop.meter.ledger.total(site="duck")
