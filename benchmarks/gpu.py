@@ -1,6 +1,6 @@
 """d20 on one GPU: tokens/s, MFU, peak memory, time to the first step. For when a GPU is at hand.
 
-    python benchmarks/gpu.py [--depth 20] [--micro 8] [--steps 20] [--checkpoint-activations]
+    python benchmarks/gpu.py [--depth 20] [--micro 4] [--steps 20] [--checkpoint-activations]
 
 Each case runs in a process of its own, so that memory and start are its own: eager, compiled with
 an empty cache, compiled again with the cache that this left. Without CUDA it says so and exits 0.
@@ -14,6 +14,7 @@ are computed twice count once.
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -30,19 +31,24 @@ from uncurtail.lm.model import GPT, ModelSection
 from uncurtail.lm.ranks import Ranks
 from uncurtail.lm.trainer import Trainer, TrainOrder, TrainSection
 
-# Dense bf16 TFLOP/s without sparsity, from the vendors' data sheets
+# Dense bf16 TFLOP/s without sparsity, from the vendors' data sheets; by words of the device's name
 PEAK_TFLOPS = {
     "H200": 989.0,
-    "H100 PCIe": 756.0,
     "H100": 989.0,
+    "H100 PCIe": 756.0,
+    "H100 NVL": 835.0,
     "B200": 2250.0,
     "A100": 312.0,
+    "A100 PCIe": 312.0,
     "L40S": 362.0,
+    "L40": 181.0,
     "L4": 121.0,
     "A10": 125.0,
     "RTX 4090": 165.0,
     "RTX 3090": 71.0,
 }
+# What names another chip or clock: with one of these, an entry without it is of something else
+VARIANTS = {"PCIE", "NVL", "D", "LAPTOP", "MOBILE", "SUPER", "TI"}
 RESULTS = Path(__file__).parent / "results"
 CASES = ("eager", "compiled-cold", "compiled-warm")
 
@@ -58,7 +64,15 @@ def flops_per_token(model: ModelSection) -> float:
 
 def peak_tflops(name: str) -> float | None:
     """The GPU's dense bf16 rate; None if it is not in the table."""
-    return next((peak for part, peak in PEAK_TFLOPS.items() if part in name), None)
+    words = _words(name)
+    for entry, peak in PEAK_TFLOPS.items():
+        if _words(entry) <= words and words & VARIANTS == _words(entry) & VARIANTS:
+            return peak
+    return None
+
+
+def _words(name: str) -> set[str]:
+    return set(re.findall(r"[A-Z0-9]+", name.upper()))
 
 
 def measure(asked: argparse.Namespace) -> dict:
@@ -84,6 +98,8 @@ def measure(asked: argparse.Namespace) -> dict:
         "tokens_per_s": round(rate),
         "mfu": None if peak is None else round(rate * flops_per_token(model) / peak / 1e12, 4),
         "peak_memory_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2),
+        # what the device must have: also what torch holds and does not use at the moment
+        "peak_reserved_gb": round(torch.cuda.max_memory_reserved() / 1e9, 2),
         "first_step_s": round(ends[1] - began, 1),
         "step_s": round(statistics.median(seconds), 4),
     }
@@ -103,7 +119,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=20)
     parser.add_argument("--length", type=int, default=2048)
     parser.add_argument("--batch", type=int, default=64, help="sequences a step")
-    parser.add_argument("--micro", type=int, default=8, help="sequences at a time")
+    parser.add_argument("--micro", type=int, default=4, help="sequences at a time")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--checkpoint-activations", action="store_true")
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)

@@ -1,4 +1,4 @@
-"""One rank of a site, for test_ranks.py: `python ranked.py PLAN.json OUT`, with torchrun's marks.
+"""One rank of a site, for several tests: `python ranked.py PLAN.json OUT`, with torchrun's marks.
 
 The first rank carries out the plan, the others follow; each writes what it saw to OUT/RANK.json.
 """
@@ -67,7 +67,7 @@ def do(trainer, action, out):
 
 def main(plan_file, out):
     plan = json.loads(plan_file.read_text())
-    ranks = Ranks.join("cpu")
+    ranks = Ranks.join(plan["device"])
     folder = Path(plan["corpus"])
     corpus = WatchedCorpus(folder, Manifest.load(folder))
     train = TrainSection(**plan["train"])

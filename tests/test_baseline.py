@@ -18,9 +18,12 @@ from hypothesis import strategies as st
 from uncurtail.baseline import Limit, intervals, run_baseline
 from uncurtail.config import ConfigError
 from uncurtail.datanote import noted_data
+from uncurtail.evaluating import Request, evaluate
+from uncurtail.exporting import sample_text
 from uncurtail.lm.checkpoint import decode_weights
 from uncurtail.lm.sections import ModelSection
 from uncurtail.lm.trainer import initial_weights
+from uncurtail.modelsource import Source
 
 EXPERIMENT = """
 name = "tiny"
@@ -42,6 +45,7 @@ dtype = "fp32"
 threads = 1
 deterministic = true
 """
+OF_FILES = EXPERIMENT.replace('"grammar"\ndocuments = 80', '"files"')
 FOREVER = ["--set", "train.budget_tokens=1000000000"]
 
 
@@ -179,8 +183,8 @@ def test_another_experiment_is_not_taken_for_the_rest_of_this_one(
 def test_a_baseline_knows_its_data_and_keeps_to_it(experiment, tmp_path):
     out, text = tmp_path / "out", tmp_path / "text.txt"
     text.write_text("A class is a statement.\n\n" * 2000)
-    files = [f"data.files=['{text}']", "data.source=files", "data.val_share=0.5"]
-    files += ["data.documents=1", "model.vocab_size=300"]
+    files = [f"data.files=['{text}']", "data.val_share=0.5", "model.vocab_size=300"]
+    experiment.write_text(OF_FILES)
     run(experiment, out, Limit(steps=2), files)
     assert noted_data(out).is_dir()
     before = (out / "data.json").read_text()
@@ -189,6 +193,28 @@ def test_a_baseline_knows_its_data_and_keeps_to_it(experiment, tmp_path):
         run(experiment, out, Limit(steps=4), files, resume=True)
     assert (out / "data.json").read_text() == before
     assert noted_data(out).is_dir()
+
+
+def test_a_baseline_is_measured_and_sampled_wherever_one_stands(
+    experiment, tmp_path, capsys, monkeypatch
+):
+    out, text = tmp_path / "out", tmp_path / "text.txt"
+    text.write_text("A class is a statement.\n\n" * 2000)
+    files = ["data.files=['text.txt']", "data.val_share=0.5", "model.vocab_size=300"]
+    experiment.write_text(OF_FILES)
+    monkeypatch.chdir(tmp_path)
+    run(experiment, out, Limit(steps=6), files)
+    os.utime(text, (1, 1))
+    monkeypatch.chdir("/")
+    summary = json.loads((out / "summary.json").read_text())
+    found = json.loads(evaluate(Request(out), as_json=True))
+    assert found["val_loss"] == pytest.approx(summary["val_loss"], rel=1e-6)
+    assert found["bits_per_byte"] == pytest.approx(summary["bits_per_byte"], rel=1e-6)
+    assert (found["model"], found["version"], found["tokens"]) == ("out", None, 6 * 64)
+    weights = out / "weights.safetensors"
+    assert json.loads(evaluate(Request(weights), as_json=True))["val_loss"] == found["val_loss"]
+    source = Source(weights)
+    assert sample_text(source, "A", 4, temperature=0.0, seed=0).startswith("A")
 
 
 def test_what_was_never_saved_binds_nobody(experiment, tmp_path, capsys):

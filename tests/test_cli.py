@@ -258,6 +258,22 @@ def test_a_port_that_is_taken_is_refused(uncurtail, tmp_path):
     assert nothing_was_started(tmp_path)
 
 
+def test_a_superlink_that_does_not_answer_is_refused(uncurtail, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    said = complaint(
+        uncurtail(
+            "run", "tiny.toml", "--set", f"flower.superlink=127.0.0.1:{port}",
+            "--set", "flower.superlink_ca=ca.crt",
+        )
+    )  # fmt: skip
+    assert said == (
+        f"flower.superlink = 127.0.0.1:{port} does not answer: start it, or leave the key out for "
+        "one of the run's own"
+    )
+    assert nothing_was_started(tmp_path)
+
+
 def test_a_state_server_that_does_not_answer_is_refused(uncurtail, tmp_path):
     done = uncurtail("run", "tiny.toml", UNCURTAIL_REDIS_URL="redis://127.0.0.1:1/0")
     said = complaint(done)

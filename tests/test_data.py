@@ -97,6 +97,18 @@ def test_preparing_again_reuses_the_folder(folder):
     assert len(before) == 4
 
 
+def test_whole_data_needs_no_lock(folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / ".lock").unlink()
+    (copy / ".lock").mkdir()  # as on a disk that can only be read: no lock is to be had there
+    assert prepare(DATA, MODEL, copy) == Manifest.load(folder)
+    assert prepare_tokenizer(DATA, MODEL, copy).sha256 == Manifest.load(folder).tokenizer_sha256
+    (copy / "manifest.json").unlink()
+    with pytest.raises(UserError, match="name another folder"):
+        prepare(DATA, MODEL, copy)
+
+
 def test_two_that_prepare_one_folder_at_once_both_get_it(tmp_path):
     with ThreadPoolExecutor() as pool:
         calls = [pool.submit(prepare, DATA, MODEL, tmp_path) for _ in range(4)]

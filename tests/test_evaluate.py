@@ -24,10 +24,11 @@ from uncurtail.lm.data import Corpus, DataSection, prepare
 from uncurtail.lm.evaluate import measure, section_of
 from uncurtail.lm.model import ModelSection, initial_weights
 from uncurtail.lm.sections import TrainSection
+from uncurtail.lm.trainer import Trainer, TrainOrder
 from uncurtail.runfolder import RunFolder
 
 MODEL = ModelSection(depth=1, vocab_size=400, sequence_length=16)
-TRAIN = TrainSection(budget_tokens=20 * 64, batch_sequences=4, val_sequences=8, dtype="fp32")
+TRAIN = TrainSection(budget_tokens=60 * 64, batch_sequences=4, val_sequences=8, dtype="fp32")
 
 
 # -- tasks, by a model that is made by hand --
@@ -98,6 +99,15 @@ QUESTIONS = (
 def test_the_choice_that_the_model_expects_is_its_answer():
     score = score_task(alphabet, Letters(), QUESTIONS, 100)
     assert score == TaskScore(questions=4, accuracy=0.75, centered=0.5)
+
+
+def test_what_the_choices_have_in_common_is_not_scored():
+    """It would count for more in a short choice: that of x, here, which comes as a surprise."""
+    question = Question("abcdefghij", ("x", "qrsqrsqrs"), 1)
+    rows = Letters().encode_batch([f"{question.query} {choice}" for choice in question.choices])
+    of_x, of_q = mean_log_likelihoods(alphabet, rows, 1, 100)
+    assert of_x > of_q
+    assert score_task(alphabet, Letters(), [question], 100).accuracy == 1.0
 
 
 def test_guessing_is_zero_whatever_the_number_of_choices():
@@ -198,9 +208,19 @@ def test_weights_of_no_model_of_ours_are_refused():
 # -- the command --
 
 
+@pytest.fixture(scope="module")
+def trained(data):
+    """The weights of a model that knows something of the text, and of where in it a token is."""
+    train, threads = TRAIN.model_copy(update={"threads": 1}), torch.get_num_threads()
+    trainer = Trainer(MODEL, train, Corpus.open(data), 0)
+    trainer.train(TrainOrder(((0, 0, 60),), 0, 1), bool, lambda _: None)
+    torch.set_num_threads(threads)
+    return trainer.weights()
+
+
 @pytest.fixture
-def run(tmp_path, data):
-    """A run folder whose versions 0 to 2 are real models; each knows token `version` best."""
+def run(tmp_path, data, trained):
+    """A run folder whose versions 0 and 1 are untrained, and 2 is trained."""
     folder = RunFolder(tmp_path / "demo-1")
     folder.create()
     body = {
@@ -212,7 +232,9 @@ def run(tmp_path, data):
     folder.resolved.write_text(dump(parse(body, "test")))
     note_data(folder, data)
     for version in range(3):
-        add_commit(folder, version)
+        weights = initial_weights(MODEL, 1) if version < 2 else trained
+        weights["lm_head.weight"][version] += 0.01 * (version == 1)
+        add_commit(folder, version, weights)
     return folder
 
 
@@ -221,13 +243,9 @@ def note_data(folder, data):
     (folder.path / "data.json").write_text(json.dumps(body))
 
 
-def add_commit(folder, version):
+def add_commit(folder, version, weights):
     from uncurtail.adapters.blobs import ObjectStore
 
-    weights = initial_weights(MODEL, 1)
-    # a head that is not zero, and other for each version
-    weights["lm_head.weight"].fill_(0.001 * version)
-    weights["lm_head.weight"][version] += 0.01 * version
     blobs = ObjectStore(None, folder.path)
     commit = Commit(
         run=folder.run_id,
@@ -280,12 +298,52 @@ def test_a_broken_newest_version_is_passed_over_and_left_alone(run):
     assert sorted(run.path.rglob("*")) == before, "the run may be going on"
 
 
-def test_a_bare_checkpoint_gives_the_same_numbers(run, data, tmp_path):
+def test_a_model_of_a_run_is_measured_as_the_run_is(run, trained, tmp_path):
+    of_run = asked(run)
+    assert of_run["val_loss"] < math.log(400) - 1.0
+    inside = run.path / run.read_commits()[-1].model
+    assert json.loads(evaluate(Request(inside), as_json=True)) == of_run
+    outside = tmp_path / "model.safetensors"
+    outside.write_bytes(encode_weights(trained))
+    assert json.loads(evaluate(Request(outside, run=run.path), as_json=True)) == of_run
+
+
+def test_a_checkpoint_of_no_run_is_measured_at_the_length_that_is_given(
+    run, trained, data, tmp_path
+):
     file = tmp_path / "model.safetensors"
-    file.write_bytes(encode_weights(initial_weights(MODEL, 1)))
-    found = json.loads(evaluate(Request(file, data=data), as_json=True))
-    assert found["version"] is None
-    assert found["val_loss"] == pytest.approx(math.log(400), rel=1e-2)  # its dtype is auto
+    file.write_bytes(encode_weights(trained))
+    losses = {}
+    for length in (4, 16):
+        request = Request(file, data=data, sequences=8, sequence_length=length)
+        found = json.loads(evaluate(request, as_json=True))
+        assert (found["version"], found["tokens"]) == (None, None)
+        losses[length] = found["val_loss"]
+    assert losses[16] == pytest.approx(asked(run)["val_loss"], rel=1e-2)  # its dtype is auto
+    assert abs(losses[4] - losses[16]) > 0.05
+
+
+def test_a_task_is_given_as_much_context_as_the_model_was_trained_with(data):
+    chance = torch.Generator().manual_seed(0)
+    blank = initial_weights(MODEL, 0)
+    weights = {n: 0.2 * torch.randn(w.shape, generator=chance) for n, w in blank.items()}
+    corpus = Corpus.open(data)
+    tokenizer = corpus.tokenizer()
+    rows = next(corpus.val_batches(24, 30, 30))[0].tolist()
+    texts = [tokenizer.decode([t for t in row if t < tokenizer.bos]) for row in rows]
+    choices = tuple(tokenizer.decode(row[:3]) for row in rows if max(row[:3]) < tokenizer.bos)[:8]
+    trainer = Trainer(MODEL, TRAIN, corpus, 0)
+    trainer.load(weights)
+
+    @torch.no_grad()
+    def right(length, *questions):
+        return score_task(trainer.model, tokenizer, questions, length).accuracy
+
+    every = [[Question(text, choices, gold) for gold in range(len(choices))] for text in texts]
+    answers = [next(q for q in same if right(16, q) == 1.0) for same in every]
+    assert right(8, *answers) < 1.0, "the context matters here"
+    measured = measure(MODEL, TRAIN, weights, corpus, {"next": answers})
+    assert measured.tasks["next"].accuracy == 1.0
 
 
 def test_more_sequences_can_be_asked_for(run):
@@ -303,9 +361,11 @@ def test_what_is_missing_is_one_line_with_the_remedy(run, data, tmp_path):
     file = tmp_path / "model.safetensors"
     file.write_bytes(encode_weights(initial_weights(MODEL, 1)))
     assert "no run folder" in refused(Request(tmp_path))
-    assert "No such file" in refused(Request(tmp_path / "none", data=data))
-    assert "--data FOLDER" in refused(Request(file))
+    assert "does not exist" in refused(Request(tmp_path / "none", data=data))
+    assert "--data FOLDER --sequence-length N" in refused(Request(file))
+    assert "--data FOLDER --sequence-length N" in refused(Request(file, data=data))
     assert "--version" in refused(Request(file, version=1, data=data))
+    assert "leave it out" in refused(Request(run.path, sequence_length=16))
     assert "the newest is 2" in refused(Request(run.path, version=7))
     assert "holds no data" in refused(Request(run.path, data=tmp_path))
     (run.path / run.read_commits()[1].model).unlink()
@@ -331,18 +391,18 @@ def test_other_data_than_the_runs_is_refused(run, tmp_path):
     note_data(run, other)
     body = json.loads((run.path / "data.json").read_text())
     (run.path / "data.json").write_text(json.dumps({**body, "manifest_sha256": "0" * 64}))
-    assert "other data" in refused(Request(run.path))
+    assert "is not the data that" in refused(Request(run.path))
     assert evaluate(Request(run.path, data=other), as_json=True)
 
 
 def test_another_vocabulary_or_architecture_is_refused(run, data, tmp_path):
     small = tmp_path / "small.safetensors"
     small.write_bytes(encode_weights(initial_weights(ModelSection(depth=1, vocab_size=300), 1)))
-    assert "vocabulary" in refused(Request(small, data=data))
+    assert "vocabulary" in refused(Request(small, data=data, sequence_length=16))
     foreign = tmp_path / "foreign.safetensors"
     foreign.write_bytes(small.read_bytes().replace(b"nanochat-2025-10", b"nanochat-2031-01"))
-    assert "architecture" in refused(Request(foreign, data=data))
+    assert "architecture" in refused(Request(foreign, data=data, sequence_length=16))
     body = json.loads(run.resolved.read_text())
     body["model"]["depth"] = 2
     run.resolved.write_text(json.dumps(body))
-    assert "weights of another model" in refused(Request(run.path))
+    assert "another architecture" in refused(Request(run.path))

@@ -1,4 +1,5 @@
 import json
+import math
 import pickle
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from uncurtail import config, exporting
 from uncurtail.core.commit import Commit, key
 from uncurtail.core.leases import FreeSteps
 from uncurtail.errors import UserError
-from uncurtail.exporting import Source, export_model, open_trained, sample_text
+from uncurtail.exporting import export_model, open_trained, sample_text
 from uncurtail.lm.checkpoint import encode_weights
 from uncurtail.lm.export import (
     Trained,
@@ -32,6 +33,7 @@ from uncurtail.lm.model import ModelSection, initial_weights
 from uncurtail.lm.prepare import prepare
 from uncurtail.lm.sample import open_model
 from uncurtail.lm.tokenizer import BOS, PATTERN, Tokenizer, train_tokenizer
+from uncurtail.modelsource import Source
 from uncurtail.runfolder import RunFolder
 from uncurtail.wiring import store
 
@@ -377,17 +379,31 @@ def test_a_damaged_newest_model_falls_back_and_moves_nothing(run):
     assert sorted(path for path in run.path.rglob("*")) == before
 
 
-def test_a_baseline_folder_is_a_model_too(run, tmp_path):
+def test_a_baseline_that_goes_on_gives_what_it_saved_last(run, tmp_path):
     base = tmp_path / "baselines" / "tiny"
-    base.mkdir(parents=True)
+    for steps in (3, 7):
+        folder = base / "saved" / str(steps)
+        folder.mkdir(parents=True)
+        weights = encode_weights(random_weights(TINY, seed=steps))
+        (folder / "weights.safetensors").write_bytes(weights)
     for name in ("resolved.json", "data.json"):
         (base / name).write_bytes((run.path / name).read_bytes())
-    (base / "weights.safetensors").write_bytes(encode_weights(random_weights(TINY)))
-    (base / "progress.json").write_text('{"steps": 7}')
-    saved = base / "saved" / "7" / "weights.safetensors"
-    saved.parent.mkdir(parents=True)
-    saved.write_bytes((base / "weights.safetensors").read_bytes())
-    assert open_trained(Source(base)).step == open_trained(Source(saved)).step == 7
+    with pytest.raises(UserError, match="has no commit yet"):
+        open_trained(Source(base))
+    progress = {"steps": 7, "train_s": 1.0, "evaluations": []}
+    (base / "progress.json").write_text(json.dumps(progress))
+    # of the session before: 5 steps
+    (base / "weights.safetensors").write_bytes(encode_weights(random_weights(TINY, seed=5)))
+    found = open_trained(Source(base))
+    assert found.step == 7
+    assert found.note is not None
+    assert found.note["tokens"] == 7 * 512
+    assert torch.equal(
+        found.weights["lm_head.weight"], random_weights(TINY, seed=7)["lm_head.weight"]
+    )
+    assert open_trained(Source(base / "saved" / "3" / "weights.safetensors")).step == 3
+    with pytest.raises(UserError, match="--version goes with a run folder"):
+        open_trained(Source(base, version=1))
 
 
 def break_resolved(run):
@@ -397,6 +413,11 @@ def break_resolved(run):
 def drop_commits(run):
     for path in (run.path / "commits").iterdir():
         path.unlink()
+
+
+def break_weights(run):
+    for path in (run.path / "objects").iterdir():
+        path.write_bytes(b"torn")
 
 
 def drop_vocabulary(run):
@@ -421,7 +442,8 @@ def switch_scalars_on(run):
     ("harm", "remedy"),
     [
         (break_resolved, "is no run folder: name one below runs/"),
-        (drop_commits, "has no usable commit: wait for its first round"),
+        (drop_commits, "has no commit yet: wait for its first round"),
+        (break_weights, "has no version whose weights can be read: try again, or see"),
         (drop_vocabulary, "/nowhere holds no data: run `uncurtail data prepare`"),
         (change_data, "is not the data that .* was trained on"),
         (change_depth, "another architecture .* the weights lack transformer.h.2"),
@@ -505,6 +527,21 @@ def test_a_run_is_sampled_from_its_newest_model(run):
     assert text == sample_text(
         Source(run.path / newest(run).model), "the", 8, temperature=0, seed=1
     )
+
+
+@pytest.mark.parametrize("temperature", [math.nan, math.inf, -1.0])
+def test_a_temperature_that_is_none_is_refused(run, temperature):
+    with pytest.raises(UserError, match=r"--temperature .*: give a number from 0 on"):
+        sample_text(Source(run.path), "the", 8, temperature=temperature, seed=0)
+
+
+def test_the_folder_one_stands_in_is_no_new_folder(run, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(UserError, match="is where you are: name a new folder with --out"):
+        export_model(Source(run.path), "hf", Path())
+    export_model(Source(run.path), "hf", Path("../empty/new"))
+    assert (tmp_path / "empty" / "new" / "config.json").is_file()
 
 
 @pytest.mark.parametrize("command", ["export", "sample"])

@@ -13,7 +13,7 @@ import pytest
 from uncurtail.adapters import certificates
 from uncurtail.adapters.blobs import ObjectStore
 from uncurtail.adapters.certificates import site_token
-from uncurtail.adapters.gate_client import ADDRESS, AUTHORITY, TOKEN, Pass
+from uncurtail.adapters.gate_pass import ADDRESS, AUTHORITY, TOKEN, Pass
 from uncurtail.adapters.gate_server import Behind, app
 from uncurtail.core.orders import Wanted
 from uncurtail.errors import UserError
@@ -61,6 +61,7 @@ class Door:
             sites=frozenset({"oslo", "rome"}),
             secret=SECRET,
             superlink="https://127.0.0.1:9",
+            authority=folder / "tls" / "ca.crt",
             tls=folder / "tls",
             data=folder / "data",
             records=lambda site: folder / "sites" / site,

@@ -21,13 +21,13 @@ def base(store, value=1.0):
     return store.put_hashed(encode_weights({"a": torch.full((4, 4), value)}))
 
 
-def fold(merger, store, key, moved):
+def fold(merger, store, key, moved, tokens=100):
     """Send an update that adds `moved` to each weight; why it was refused, or None."""
     weights = decode_weights(store.get(key))
     data = encode_delta(weights, {n: w + moved for n, w in weights.items()}, "fp32")
     name = f"updates/{moved}"
     store.put(name, data)
-    return merger.fold(name, hashlib.sha256(data).hexdigest(), key, 100)
+    return merger.fold(name, hashlib.sha256(data).hexdigest(), key, tokens)
 
 
 @pytest.mark.parametrize("broken", [1e3, -1e3, 1e30])
@@ -52,3 +52,25 @@ def test_a_damaged_or_absent_update_is_refused(store):
     store.put("updates/x", b"not what was hashed")
     assert "damaged" in (merger.fold("updates/x", "0" * 64, key, 1) or "")
     assert merger.fold("updates/nowhere", "0" * 64, key, 1) is not None
+
+
+@pytest.mark.parametrize(
+    ("outer", "wanted"),
+    [
+        # means of -0.5 and 1.6
+        (OuterSection(), [0.5, 2.1]),
+        # velocities of -0.5 and -0.25 + 1.6 = 1.35; steps of half of the mean and half the velocity
+        (OuterSection(kind="nesterov", lr=0.5, momentum=0.5), [0.625, 1.7625]),
+    ],
+    ids=["plain", "nesterov"],
+)
+def test_two_rounds_of_two_sites_are_those_by_hand(store, outer, wanted):
+    merger, model, momentum = UpdateMerger(store, outer), base(store), None
+    found = []
+    for updates in ([(1.0, 100), (-1.0, 300)], [(2.0, 300), (0.4, 100)]):
+        for moved, tokens in updates:
+            assert fold(merger, store, model, moved, tokens) is None
+        model, momentum = merger.finish(model, momentum)
+        found += decode_weights(store.get(model))["a"].unique().tolist()
+    assert found == pytest.approx(wanted, rel=1e-5)
+    assert (momentum is None) is (outer.kind == "plain")

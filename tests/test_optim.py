@@ -5,7 +5,14 @@ import torch
 from torch import nn
 
 from uncurtail.lm.model import GPT, ModelSection, initial_weights
-from uncurtail.lm.optim import Muon, OptimSection, build_optimizers, even_out, orthogonalize
+from uncurtail.lm.optim import (
+    Muon,
+    OptimSection,
+    build_optimizers,
+    even_out,
+    fast_bf16,
+    orthogonalize,
+)
 
 SECTION = ModelSection(depth=2, vocab_size=300, sequence_length=16)
 
@@ -284,3 +291,8 @@ def test_every_parameter_has_a_state_named_after_it():
     model = small_model()
     names = {key.split("/")[1] for key in build_optimizers(model, OptimSection()).state_dict()}
     assert names == {name for name, _ in model.named_parameters()}
+
+
+def test_a_gpu_that_emulates_bfloat16_is_not_fast_at_it():
+    fast = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
+    assert fast_bf16(torch.device("cuda")) is fast

@@ -65,6 +65,7 @@ def leases_and_stops():
 def the_plan(corpus):
     whole = {"do": "train", "intervals": STEPS, "tokens": 0}
     return {
+        "device": "cpu",
         "corpus": str(corpus.folder),
         "model": MODEL,
         "train": TRAIN,

@@ -53,6 +53,11 @@ def test_a_low_temperature_is_nearly_greedy_and_a_high_one_nearly_even(model):
     assert len(set(generate(model, [1], 80, temperature=1e4))) > 60  # of 300
 
 
+@pytest.mark.parametrize("temperature", [1e-9, 1e-40, 1e-310])
+def test_next_to_no_temperature_is_none(model, temperature):
+    assert generate(model, [1], 8, temperature=temperature) == generate(model, [1], 8)
+
+
 def test_draws_follow_the_odds(model):
     logits = model(torch.tensor([[7]]))[0, -1]
     odds = torch.softmax(logits.detach() / 2.0, dim=0)

@@ -131,6 +131,14 @@ def a_number(folder):
     return folder / "a.jsonl"
 
 
+def bad_gz(folder):
+    path = gz(write_jsonl(folder / "a.jsonl", TEXTS))
+    content = bytearray(path.read_bytes())
+    content[12:20] = b"\xff" * 8  # behind gzip's own header: the packed data
+    path.write_bytes(content)
+    return path
+
+
 def cut_gz(folder):
     path = gz(write_jsonl(folder / "a.jsonl", TEXTS))
     os.truncate(path, path.stat().st_size // 2)
@@ -147,8 +155,9 @@ def cut_gz(folder):
         (lambda f: write_jsonl(f / "a.jsonl", TEXTS, "body"), r"line 1: .*data\.text_column"),
         (a_number, r"line 1: 'text' is no text"),
         (cut_gz, r"a\.jsonl\.gz cannot be read: .*replace it"),
+        (bad_gz, r"a\.jsonl\.gz cannot be read: .*replace it"),
     ],
-    ids=["cut", "damaged", "column", "no-json", "field", "number", "cut-gz"],
+    ids=["cut", "damaged", "column", "no-json", "field", "number", "cut-gz", "bad-gz"],
 )
 def test_a_file_that_cannot_be_used_is_one_line_with_the_remedy(tmp_path, make, message):
     path = make(tmp_path)
@@ -185,10 +194,12 @@ def test_globs_name_files_once_and_sorted(tmp_path):
         {"files": ["a"]},
         {"source": "fineweb-edu"},
         {"source": "grammar", "shards": 2},
+        {"source": "embedded", "documents": 5},
+        {"source": "files", "files": ["a"], "documents": 5},
     ],
 )
 def test_a_source_without_what_it_reads_is_refused(settings):
-    with pytest.raises(ValidationError, match="go together"):
+    with pytest.raises(ValidationError, match=r"go together|leave documents out"):
         DataSection(**settings)
 
 
@@ -358,8 +369,10 @@ def test_data_check_finds_what_sizes_do_not_show(experiment, console, tmp_path):
     with pytest.raises(UserError, match="holds no data"):
         datacommands.check_command(experiment, [], tmp_path / "own", console)
     datacommands.prepare_command(experiment, [], tmp_path / "own", console)
-    said = datacommands.check_command(experiment, [], tmp_path / "own", console)
+    said = datacommands.check_command(experiment, ["seed=2"], tmp_path / "own", console)
     assert said.startswith("Whole: ")
+    wanted = f"uncurtail run {experiment} --set seed=2 --set data.folder={tmp_path / 'own'}"
+    assert said.splitlines()[-1] == f"Next: {wanted}"
     shard = tmp_path / "own" / "train-00000.bin"
     content = bytearray(shard.read_bytes())
     content[9] ^= 1
@@ -384,9 +397,11 @@ def test_tokenizer_train_of_an_experiment_is_the_first_part_of_preparing(
     experiment, console, tmp_path
 ):
     out = tmp_path / "copy.json"
-    said = datacommands.tokenizer_command(experiment, [], out, console)
-    assert said.splitlines()[1] == f"Next: uncurtail data prepare {experiment}"
-    datacommands.prepare_command(experiment, [], None, console)
+    split = ["data.val_share= 0.2"]
+    said = datacommands.tokenizer_command(experiment, split, out, console)
+    wanted = f"Next: uncurtail data prepare {experiment} --set 'data.val_share= 0.2'"
+    assert said.splitlines()[1] == wanted
+    datacommands.prepare_command(experiment, split, None, console)
     (folder,) = (tmp_path / "cache" / "uncurtail" / "data").iterdir()
     assert Corpus.open(folder).tokenizer() == Tokenizer.load(out)
 

@@ -14,7 +14,7 @@ from uncurtail.config import ConfigError
 from uncurtail.core.events import unix
 from uncurtail.monitor import Monitor
 from uncurtail.runfolder import SUPERVISOR, RunFolder
-from uncurtail.supervisor import STEADY_S, Backoff, prepare
+from uncurtail.supervisor import STEADY_S, Backoff, prepare, saving_s
 
 
 def starts(lifetimes: list[float]) -> list[float]:
@@ -35,6 +35,16 @@ def test_what_dies_at_once_is_started_ever_later_and_never_given_up():
 
 def test_what_lived_for_a_while_is_started_at_once():
     assert starts([0.0, 0.0, STEADY_S + 1.0, 0.0, 0.0]) == [0.0, 1.0, 2.0, 0.0, 1.0]
+
+
+def test_a_run_that_drains_has_longer_while_a_trainer_writes_its_snapshot(tmp_path):
+    folder = RunFolder(tmp_path / "demo-1")
+    settings = experiment(fleet={"snapshot_timeout_wall_s": 50.0})
+    assert saving_s(settings, folder) == 0.0
+    mark = folder.unfinished_snapshot(next(iter(settings.sites)))
+    mark.parent.mkdir(parents=True)
+    mark.touch()
+    assert saving_s(settings, folder) == 50.0
 
 
 def test_a_run_that_is_running_is_not_started_a_second_time(tmp_path):

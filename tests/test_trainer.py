@@ -149,6 +149,39 @@ def test_the_schedule_follows_the_tokens_of_all_sites(corpus):
     assert [s.lr_scale for s in steps] == pytest.approx([1.0, 448 / 512, 256 / 512, 64 / 512])
 
 
+def test_a_gradient_is_clipped_to_its_norm(corpus):
+    for clip in (1e-3, 1e3):
+        trainer = trainer_of(corpus, TRAIN.model_copy(update={"grad_clip": clip}))
+        _, steps = run(trainer, stop_after=1)
+        norms = [p.grad.norm() for p in trainer.model.parameters() if p.grad is not None]
+        left = float(torch.stack(norms).norm())
+        assert left == pytest.approx(min(clip, steps[0].grad_norm), rel=1e-3)
+        assert steps[0].grad_norm > 1e-3
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_matrices_are_orthogonalized_in_the_dtype_of_training(corpus, dtype):
+    trainer = trainer_of(corpus, TRAIN.model_copy(update={"dtype": dtype}))
+    name = "transformer.h.0.attn.c_proj.weight"
+    # zero at first, and without a gradient as long as the head is zero: one update after two steps
+    _, steps = run(trainer, TrainOrder(((0, 0, 2),), 640, 1))
+    update = -trainer.weights()[name] / (TRAIN.optim.matrix_lr * steps[1].lr_scale)
+    assert update.any()
+    rounding = (update.bfloat16().float() - update).abs().max() / update.abs().max()
+    assert (float(rounding) < 1e-6) is (dtype == "bf16")
+
+
+def test_rates_for_another_batch_go_with_the_square_root_of_its_tokens(corpus):
+    moved = []
+    for reference in (None, 4 * 64):
+        optim = TRAIN.optim.model_copy(update={"reference_batch_tokens": reference})
+        trainer = trainer_of(corpus, TRAIN.model_copy(update={"optim": optim}))
+        run(trainer, stop_after=1)
+        # from zero, and by its rate whatever the gradient: Adam's first step
+        moved.append(float(trainer.weights()["lm_head.weight"].abs().max()))
+    assert moved[1] == pytest.approx(moved[0] / 2, rel=1e-3)
+
+
 def test_training_lowers_the_held_out_loss(corpus):
     trainer = trainer_of(corpus, TRAIN.model_copy(update={"budget_tokens": 60 * 64}))
     before, bits_before = trainer.evaluate()

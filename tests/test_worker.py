@@ -250,3 +250,42 @@ def test_the_optimizer_state_is_on_its_way_to_the_disk_before_the_answer_goes_ou
     assert again.load_snapshot(worker.folder / "snapshot") is None
     state, wanted = again.optimizers.state_dict(), worker.trainer.optimizers.state_dict()
     assert all(torch.equal(state[name], wanted[name]) for name in wanted)
+
+
+class Watched(Trainer):
+    """Notes the rate of each step."""
+
+    def train(self, order, should_stop, on_step):
+        self.scales: list[float] = []
+
+        def watch(metrics):
+            self.scales.append(metrics.lr_scale)
+            on_step(metrics)
+
+        return super().train(order, should_stop, watch)
+
+
+def test_what_is_handed_in_is_what_the_steps_added_to_the_base(worker, tmp_path):
+    from uncurtail.lm.checkpoint import decode_weights, encode_weights
+    from uncurtail.sync.codec import decode_delta
+
+    worker.config = experiment(store={"wire_dtype": "fp32"})
+    key = worker.blobs.put_hashed(encode_weights(worker.trainer.weights()))
+    reply = worker.execute(order(base=key, base_version=0))
+    base, after = decode_weights(worker.blobs.get(key)), worker.trainer.weights()
+    delta = decode_delta(worker.blobs.get(reply.update or ""), base)
+    assert any(value.any() for value in delta.values())
+    for name, weight in base.items():
+        torch.testing.assert_close(weight + delta[name], after[name])
+
+
+def test_the_rates_follow_what_all_sites_have_trained(worker, tmp_path):
+    from uncurtail.lm.checkpoint import encode_weights
+
+    corpus = Corpus.open(tmp_path / "data")
+    worker.trainer = Watched(worker.config.model, worker.config.train, corpus, 0)
+    key = worker.blobs.put_hashed(encode_weights(worker.trainer.weights()))
+    given = {"base": key, "base_version": 0, "intervals": ((0, 0, 3),)}
+    worker.execute(order(**given, tokens_at_start=8000, sites=3))
+    # the last 4,000 of 10,000 tokens warm down; three sites take 96 in a step
+    assert worker.trainer.scales == pytest.approx([2000 / 4000, 1904 / 4000, 1808 / 4000])

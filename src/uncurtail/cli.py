@@ -6,7 +6,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from uncurtail import __version__, energycli, fleetcli
+from uncurtail import __version__, energycli, fleetcli, operatorcli
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,12 +24,14 @@ tokenizer_app = typer.Typer(no_args_is_help=True, help="From text to a vocabular
 app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(energycli.app, name="energy")
 app.add_typer(fleetcli.app, name="fleet")
+app.add_typer(operatorcli.app, name="operator")
 
 RunFolderPath = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/demo-20260601-120000.")
 ]
 ModelPath = Annotated[
-    Path, typer.Argument(metavar="RUN|CHECKPOINT", help="A run folder, or a file of weights.")
+    Path,
+    typer.Argument(metavar="RUN|CHECKPOINT", help="A run, a baseline, or a file of weights."),
 ]
 CheckpointRun = Annotated[
     Path | None, typer.Option("--run", help="The run a CHECKPOINT outside of it is of.")
@@ -162,10 +164,8 @@ def verify(folder: RunFolderPath, as_json: AsJson = False) -> None:
 
 
 @app.command("eval")
-def evaluate(
-    what: Annotated[
-        Path, typer.Argument(metavar="RUN|CHECKPOINT", help="A run folder, or a file of weights.")
-    ],
+def evaluate(  # noqa: PLR0913 - each is an option of the command
+    what: ModelPath,
     version: Annotated[
         int | None, typer.Option(help="Which model version of the run; the newest by default.")
     ] = None,
@@ -179,12 +179,17 @@ def evaluate(
     sequences: Annotated[
         int | None, typer.Option(min=1, help="Held-out sequences; the run's number by default.")
     ] = None,
+    run: CheckpointRun = None,
+    sequence_length: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="What a file of no run was trained at, in tokens."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a model: validation loss, bits per byte, and multiple-choice tasks."""
     from uncurtail import evaluating
 
-    request = evaluating.Request(what, version, tasks, data, sequences)
+    request = evaluating.Request(what, version, tasks, data, sequences, run, sequence_length)
     typer.echo(evaluating.evaluate(request, as_json=as_json))
 
 
@@ -223,7 +228,8 @@ def export(
     written so: the weights (torch.save) and the tokenizer (a tiktoken.Encoding). Nothing else
     that uncurtail writes is a pickle, and it reads none.
     """
-    from uncurtail.exporting import Source, export_model
+    from uncurtail.exporting import export_model
+    from uncurtail.modelsource import Source
 
     typer.echo(export_model(Source(source, run), format_, out))
 
@@ -240,7 +246,8 @@ def sample(
     run: CheckpointRun = None,
 ) -> None:
     """Print text that a model writes."""
-    from uncurtail.exporting import Source, sample_text
+    from uncurtail.exporting import sample_text
+    from uncurtail.modelsource import Source
 
     request = Source(source, run)
     typer.echo(sample_text(request, prompt, tokens, temperature=temperature, seed=seed))

@@ -51,12 +51,28 @@ class ClockSection(Section):
 
 
 class FlowerSection(Section):
-    """The control plane."""
+    """The control plane: a SuperLink of the run's own, or one that is there already.
 
-    port: int = Field(default=0, ge=0, le=65535)  # 0: a free one
+    One that is there must be this run's alone while it lasts: whoever shares it could be given our
+    app to run, and we theirs. It runs with `--isolation process`, `--enable-supernode-auth` and no
+    SuperExec of its own. UNCURTAIL_SUPEREXEC_SECRET(_FILE) holds what its
+    `--superexec-auth-secret-file` says.
+    """
+
+    port: int = Field(default=0, ge=0, le=65535)  # of our own; 0: a free one
+    superlink: str | None = None  # HOST:PORT of one that is there
+    superlink_ca: Path | None = None  # what its certificate is checked with (PEM)
     # Of a coordinator that dies within two minutes of its start, one after the other; then the run
     # ends, and can be resumed.
     restarts: int = Field(default=5, ge=0)
+
+    @model_validator(mode="after")
+    def _a_superlink_is_known_by_its_authority(self) -> Self:
+        if self.superlink is not None:
+            place(self.superlink)
+            if self.superlink_ca is None:
+                raise ValueError("superlink needs superlink_ca: the certificate of its authority")
+        return self
 
 
 class GateSection(Section):

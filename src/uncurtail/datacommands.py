@@ -1,5 +1,6 @@
 """What `uncurtail data` and `uncurtail tokenizer` do: text in, shards and a vocabulary out."""
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,9 +45,7 @@ def prepare_command(
     settings = config.load(experiment, overrides)
     usual = preparing.default_folder(settings.data, settings.model)
     folder = prepare_data(settings, folder, console)
-    elsewhere = "" if folder == usual else f" --set data.folder={folder}"
-    given = "".join(f" --set {override}" for override in overrides)
-    return f"{_described(folder)}\nNext: uncurtail run {experiment}{given}{elsewhere}"
+    return f"{_described(folder)}\n{_next('run', experiment, overrides, folder, usual)}"
 
 
 def check_command(
@@ -58,7 +57,8 @@ def check_command(
         UserError: Something is missing or corrupt; says what to do.
     """
     settings = config.load(experiment, overrides)
-    folder = folder or preparing.default_folder(settings.data, settings.model)
+    usual = preparing.default_folder(settings.data, settings.model)
+    folder = folder or usual
     manifest = Manifest.load(folder)
     with _bars(console) as tell:
         reason = manifest.corruption(folder, lambda share: tell("check", share))
@@ -70,7 +70,7 @@ def check_command(
             f"{folder}: {TOKENIZER_FILE} is not the one that its tokens were made with: "
             "put that one back, or delete the folder and run `uncurtail data prepare`"
         )
-    return f"Whole: {_described(folder)}\nNext: uncurtail run {experiment}"
+    return f"Whole: {_described(folder)}\n{_next('run', experiment, overrides, folder, usual)}"
 
 
 def tokenizer_command(
@@ -86,7 +86,7 @@ def tokenizer_command(
     if out is not None:
         _save(tokenizer, out)
     size, place = tokenizer.vocab_size, out or folder / TOKENIZER_FILE
-    return f"{place}: {size:,} tokens\nNext: uncurtail data prepare {experiment}"
+    return f"{place}: {size:,} tokens\n{_next('data prepare', experiment, overrides)}"
 
 
 def tokenizer_of_files_command(
@@ -101,6 +101,21 @@ def tokenizer_of_files_command(
         f"{out}: {tokenizer.vocab_size:,} tokens\n"
         f"Next: uncurtail data prepare EXPERIMENT --set data.tokenizer={out}"
     )
+
+
+def _next(
+    command: str,
+    experiment: Path,
+    overrides: list[str],
+    folder: Path | None = None,
+    usual: Path | None = None,
+) -> str:
+    """The command that goes on from here, with what was given here."""
+    given = list(overrides)
+    if folder is not None and folder.absolute() != usual:
+        given.append(f"data.folder={folder}")
+    words = [str(experiment), *(word for override in given for word in ("--set", override))]
+    return f"Next: uncurtail {command} {shlex.join(words)}"
 
 
 def _save(tokenizer: Tokenizer, out: Path) -> None:

@@ -6,13 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from uncurtail import wiring
-from uncurtail.adapters.blobs import BlobError, ObjectStore
-from uncurtail.config import ConfigError
-from uncurtail.core import commit as commits
-from uncurtail.core.commit import Commit
+from uncurtail.datanote import noted_data
 from uncurtail.errors import UserError
 from uncurtail.lm.sections import ModelSection, TrainSection
+from uncurtail.modelsource import Source, decoded, find_model, read
 from uncurtail.runfolder import RunFolder
 
 if TYPE_CHECKING:
@@ -23,18 +20,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to measure; None: the newest version, no tasks, the run's data and sequences."""
+    """What to measure; None: the newest version, no tasks, the run's data and sequences.
+
+    A file that is of no run says neither its data nor its `sequence_length`.
+    """
 
     what: Path
     version: int | None = None
     tasks: Path | None = None
     data: Path | None = None
     sequences: int | None = None
+    run: Path | None = None
+    sequence_length: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Model:
-    """Weights, and what is known of them; a bare checkpoint has no version."""
+    """Weights, and what is known of them; only a run's have a version."""
 
     name: str
     version: int | None
@@ -56,7 +58,7 @@ def evaluate(request: Request, *, as_json: bool) -> str:
     from uncurtail.lm.evaluate import measure
 
     tasks = {} if request.tasks is None else load_tasks(request.tasks)
-    model = _of_run(request) if request.what.is_dir() else _of_checkpoint(request)
+    model = _model(request)
     # how a site computes is its own; what is measured is not
     changes: dict[str, Any] = {"threads": None, "compile": "never", "deterministic": False}
     if request.sequences is not None:
@@ -72,128 +74,54 @@ def evaluate(request: Request, *, as_json: bool) -> str:
     return json.dumps(_json(model, measured)) if as_json else _words(model, measured)
 
 
-def _of_run(request: Request) -> _Model:
-    folder = RunFolder(request.what)
-    if not folder.resolved.is_file():
-        raise UserError(
-            f"{request.what} is no run folder: name one below runs/, or a file of weights"
-        )
-    try:
-        config = wiring.read_config(folder)
-    except ConfigError as error:
-        raise UserError(f"{error}: it was written by another version of uncurtail") from None
-    blobs = wiring.store(config, folder)
-    commit, content = _commit(folder, blobs, request.version)
-    name = f"{folder.run_id}, version {commit.version}"
+def _model(request: Request) -> _Model:
+    source = Source(request.what, request.run, request.version)
+    if source.owner() is None:
+        return _of_no_run(request)
+    if request.sequence_length is not None:
+        raise UserError("--sequence-length goes with a file that is of no run: leave it out")
+    found = find_model(source)
+    if found.commit is not None:
+        name = f"{found.folder.run_id}, version {found.commit.version}"
+    else:
+        name = found.folder.run_id if request.what.is_dir() else request.what.name
     return _Model(
         name,
-        commit.version,
-        commit.tokens,
-        config.model,
-        config.train,
-        _decode(content, name),
-        request.data or _data_of_run(folder),
+        None if found.commit is None else found.commit.version,
+        found.tokens,
+        found.config.model,
+        found.config.train,
+        found.weights,
+        request.data or _data_of(found.folder),
     )
 
 
-def _of_checkpoint(request: Request) -> _Model:
+def _of_no_run(request: Request) -> _Model:
     from uncurtail.lm.evaluate import section_of
 
     path = request.what
     if request.version is not None:
         raise UserError(f"--version goes with a run folder, {path} is a file: leave it out")
-    if request.data is None:
-        raise UserError(f"{path} says nothing of its data: name it with --data FOLDER")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}: name a run folder or a file of weights") from (
-            None
+    if request.data is None or request.sequence_length is None:
+        raise UserError(
+            f"{path} is of no run that is known here: name that with --run, or its data and what "
+            "it was trained at with --data FOLDER --sequence-length N"
         )
-    weights = _decode(content, str(path))
+    weights = decoded(read(path), path)
     try:
-        section = section_of(weights, ModelSection().sequence_length)
+        section = section_of(weights, request.sequence_length)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
     # a trainer wants a budget; nothing is trained here
-    return _Model(
-        path.name, None, None, section, TrainSection(budget_tokens=1), weights, request.data
-    )
+    train = TrainSection(budget_tokens=1)
+    return _Model(path.name, None, None, section, train, weights, request.data)
 
 
-def _commit(folder: RunFolder, blobs: ObjectStore, version: int | None) -> tuple[Commit, bytes]:
-    """A commit and its model, only read: the run may be going on.
-
-    Raises:
-        UserError: There is none, or its weights are gone.
-    """
+def _data_of(folder: RunFolder) -> Path:
     try:
-        known = [key for key in blobs.keys("commits") if key.endswith(".json")]
-    except BlobError as error:
-        raise UserError(f"{folder.run_id}: {error}") from None
-    if version is not None:
-        return _that_commit(folder, blobs, known, version)
-    for key in reversed(known):
-        try:
-            commit = Commit.decode(blobs.get(key))
-            return commit, blobs.get(commit.model)
-        except (BlobError, ValueError):  # an older one may do
-            continue
-    if known:
-        raise UserError(f"{folder.run_id}: no version's weights can be read: try again, or verify")
-    raise UserError(f"{folder.run_id} has no commit yet: wait for its first round, or --resume it")
-
-
-def _that_commit(
-    folder: RunFolder, blobs: ObjectStore, known: list[str], version: int
-) -> tuple[Commit, bytes]:
-    if commits.key(version) not in known:
-        newest = f"the newest is {int(Path(known[-1]).stem)}" if known else "there is none yet"
-        raise UserError(f"{folder.run_id} has no version {version}: {newest}")
-    try:
-        commit = Commit.decode(blobs.get(commits.key(version)))
-        return commit, blobs.get(commit.model)
-    except (BlobError, ValueError):
-        raise UserError(
-            f"{folder.run_id}: the weights of version {version} are not kept: leave out --version "
-            "for the newest"
-        ) from None
-
-
-def _data_of_run(folder: RunFolder) -> Path:
-    """The data that the run was trained on.
-
-    Raises:
-        UserError: It is not there any more, or is other data now.
-    """
-    from uncurtail.lm.manifest import Manifest
-
-    try:
-        body = json.loads((folder.path / "data.json").read_text(encoding="utf-8"))
-        data, wanted = Path(body["folder"]), str(body["manifest_sha256"])
-    except (OSError, ValueError, KeyError):
-        raise UserError(f"{folder.run_id} names no data: use --data FOLDER") from None
-    try:
-        found = Manifest.load(data).sha256
-    except ValueError as error:
-        raise UserError(f"{error}, or name the data with --data FOLDER") from None
-    if found != wanted:
-        raise UserError(
-            f"{data} holds other data than {folder.run_id} was trained on: prepare that again, or "
-            "name a folder with --data FOLDER"
-        )
-    return data
-
-
-def _decode(content: bytes, name: str) -> "Mapping[str, Tensor]":
-    from uncurtail.lm.checkpoint import decode_weights
-
-    try:
-        return decode_weights(content)
-    except ValueError as error:
-        raise UserError(
-            f"{name}: {error}: name a run folder, or a file that this uncurtail wrote"
-        ) from None
+        return noted_data(folder.path)
+    except UserError as error:
+        raise UserError(f"{error}, or name a folder with --data FOLDER") from None
 
 
 def _json(model: _Model, measured: "Measured") -> dict[str, Any]:

@@ -31,6 +31,7 @@ def serve_gate(path: Path) -> None:
         sites=frozenset(config.sites),
         secret=folder.gate_secret.read_bytes(),
         superlink=f"https://{flower.address}",
+        authority=flower.authority,
         tls=flower.certificates,
         data=Path(endpoints.data),
         records=folder.site,

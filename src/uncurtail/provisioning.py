@@ -7,7 +7,7 @@ from uncurtail.adapters import exalsius
 from uncurtail.adapters.certificates import site_token
 from uncurtail.adapters.children import SESSION, SITE
 from uncurtail.adapters.exalsius import Exalsius
-from uncurtail.adapters.gate_client import Pass
+from uncurtail.adapters.gate_pass import Pass
 from uncurtail.adapters.processes import ProcessProvisioner
 from uncurtail.adapters.redis import MachineState
 from uncurtail.adapters.remote import RemoteProvisioner

@@ -39,6 +39,15 @@ PICK_UP_S = 20.0
 STEADY_S = 120.0
 
 
+SUPEREXEC_SECRET = "UNCURTAIL_SUPEREXEC_SECRET"
+
+
+def saving_s(config: Config, folder: RunFolder) -> float:
+    """What a run that drains may take longer because a trainer is writing its snapshot."""
+    saving = any(folder.unfinished_snapshot(site).exists() for site in config.sites)
+    return config.fleet.snapshot_timeout_wall_s if saving else 0.0
+
+
 class RunFailedError(UserError):
     """The run cannot go on: one line that says what failed, and where to look."""
 
@@ -125,17 +134,19 @@ class Supervisor:
         if self.redis is not None:
             self._start_redis()
         self._await("redis", lambda: reachable(self.endpoints.redis_url) is None)
-        self._start_superlink()
-        self._await("superlink", lambda: _listens(self.flower.port))
+        if not self._shared_superlink:
+            self._start_superlink()
+        self._await("superlink", self._superlink_listens)
 
     def _keep_alive(self) -> None:
         children.reap([*self.procs.values()])
         if self.redis is not None:
             self._revive("redis", self._start_redis)
-        self._revive("superlink", self._start_superlink)
+        if not self._shared_superlink:
+            self._revive("superlink", self._start_superlink)
         if self.config.gate.address is not None:
             self._revive("gate", lambda: self._spawn("gate", gate_command(self.folder)))
-        if _listens(self.flower.port):
+        if self._superlink_listens():
             self._revive("superexec", lambda: self._spawn("superexec", self.flower.superexec()))
         self._keep_coordinator()
         self.trackers.keep_alive()
@@ -191,6 +202,13 @@ class Supervisor:
         log = self.folder.logs / "redis.log"
         self.procs["redis"] = self.redis.start(self.folder.run_id, self.folder.private, log)
 
+    @property
+    def _shared_superlink(self) -> bool:
+        return self.config.flower.superlink is not None
+
+    def _superlink_listens(self) -> bool:
+        return _listens(self.flower.port, self.flower.host)
+
     def _start_superlink(self) -> None:
         self._spawn("superlink", self.flower.superlink())
 
@@ -231,9 +249,8 @@ class Supervisor:
         """Whether what was asked to stop has had its time; sites that save have more."""
         if self.stop_at is None:
             return False
-        saving = any(self.folder.unfinished_snapshot(site).exists() for site in self.config.sites)
-        saving_s = self.config.fleet.snapshot_timeout_wall_s if saving else 0.0
-        return clock.monotonic() > self.stop_at + self.drain_s + saving_s
+        more_s = saving_s(self.config, self.folder)
+        return clock.monotonic() > self.stop_at + self.drain_s + more_s
 
     def _end(self) -> None:
         for child in self.procs.values():
@@ -281,18 +298,45 @@ def prepare(config: Config, folder: RunFolder, monitor: Monitor, data: str) -> S
     url = redis.url if redis is not None else secret(REDIS_URL) or ""
     if redis is None and (why := reachable(url)) is not None:
         raise ConfigError(f"{REDIS_URL} does not answer ({why}): start it, or unset the variable")
-    port = config.flower.port or free_port()
-    endpoints = Endpoints(flower_port=port, redis_url=url, data=data)
+    host, port = _superlink_of(config, private)
+    endpoints = Endpoints(flower_port=port, redis_url=url, data=data, flower_host=host)
     endpoints.save(folder)
-    flower = Flower(private, port)
+    flower = Flower(private, port, host)
     gate = config.gate.address
-    host = None if gate is None else place(gate)[0]
-    certificates.write_server_certificates(flower.certificates, host)
+    gate_host = None if gate is None else place(gate)[0]
+    certificates.write_server_certificates(flower.certificates, gate_host)
     certificates.write_secret(folder.gate_secret)
     certificates.write_secret(flower.secret)
     flower.write_home()
     children.introduce(private / SUPERVISOR)
     return Supervisor(config, folder, monitor, endpoints, flower, redis)
+
+
+def _superlink_of(config: Config, private: Path) -> tuple[str, int]:
+    """Where SuperLink is, or will be; what one that is there already is known by is kept.
+
+    Raises:
+        ConfigError: Its authority's certificate cannot be read.
+    """
+    flower = Flower(private, 0)
+    theirs = private / "superlink-ca.crt"
+    for stale in (theirs, flower.superlink_secret):
+        stale.unlink(missing_ok=True)
+    if config.flower.superlink is None:
+        return "127.0.0.1", config.flower.port or free_port()
+    assert config.flower.superlink_ca is not None
+    try:
+        theirs.write_bytes(config.flower.superlink_ca.read_bytes())
+    except OSError as error:
+        raise ConfigError(
+            f"flower.superlink_ca: {config.flower.superlink_ca}: {error.strerror}: name the "
+            "certificate of its authority"
+        ) from None
+    known = secret(SUPEREXEC_SECRET)
+    if known is not None:
+        flower.superlink_secret.touch(mode=0o600)
+        flower.superlink_secret.write_text(known, encoding="utf-8")
+    return place(config.flower.superlink)
 
 
 def gate_command(folder: RunFolder) -> list[str]:
@@ -301,10 +345,10 @@ def gate_command(folder: RunFolder) -> list[str]:
 
 
 def check_port(config: Config) -> None:
-    """See that the ports that were asked for are free.
+    """See that the ports that were asked for are free, and that a SuperLink is where it is said.
 
     Raises:
-        ConfigError: It is taken.
+        ConfigError: One is taken, or nobody answers there.
     """
     port = config.flower.port
     if port and _listens(port):
@@ -312,18 +356,27 @@ def check_port(config: Config) -> None:
             f"flower.port = {port} is taken: choose another, or 0 for a free one "
             "(--set flower.port=0)"
         )
+    if config.flower.superlink is not None:
+        host, theirs = place(config.flower.superlink)
+        if not _listens(theirs, host):
+            raise ConfigError(
+                f"flower.superlink = {config.flower.superlink} does not answer: start it, or leave "
+                "the key out for one of the run's own"
+            )
     if config.gate.address is not None and _listens(place(config.gate.address)[1]):
         raise ConfigError(
             f"the port of gate.address = {config.gate.address} is taken: choose another"
         )
 
 
-def _listens(port: int) -> bool:
+def _listens(port: int, host: str = "127.0.0.1") -> bool:
     import socket
 
-    with socket.socket() as probe:
-        probe.settimeout(0.5)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+    try:
+        with socket.create_connection((host, port), timeout=0.5):
+            return True
+    except OSError:
+        return False
 
 
 def _last_line(path: Path) -> str:

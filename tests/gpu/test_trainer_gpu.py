@@ -1,8 +1,11 @@
 """What only a GPU can show: the same exactness as on a CPU, memory, compiled steps, NCCL."""
 
+import json
+
 import pytest
 import torch
 
+from tests.test_ranks import launch, said
 from uncurtail.lm.data import Corpus, DataSection, prepare
 from uncurtail.lm.model import ModelSection
 from uncurtail.lm.ranks import Ranks
@@ -81,3 +84,39 @@ def test_activations_computed_twice_need_less_memory_and_give_the_same_loss(corp
         del trainer
     assert found[1] == pytest.approx(found[0], rel=1e-3)
     assert peaks[1] < peaks[0]
+
+
+def of_ranks(size, corpus, out):
+    """Losses, held-out loss and final weights of 12 steps that so many GPUs share, stopped once."""
+    fp32 = TRAIN.model_copy(update={"dtype": "fp32", "deterministic": True})
+    plan = {
+        "device": "cuda",
+        "corpus": str(corpus.folder),
+        "model": MODEL.model_dump(),
+        "train": fp32.model_dump(),
+        "spoil": [-1, -1],
+        "actions": [
+            {"do": "train", "intervals": [[0, 0, 12]], "tokens": 0, "stop_after": 5},
+            {"do": "save", "name": "half"},
+            {"do": "load", "name": "half"},
+            {"do": "train", "intervals": [[0, 5, 12]], "tokens": 5 * 512},
+            {"do": "evaluate"},
+        ],
+    }
+    processes = launch(size, plan, out)
+    codes = [process.wait(200) for process in processes]
+    assert codes == [0] * size, said(out, size)
+    reports = [json.loads((out / f"{rank}.json").read_text()) for rank in range(size)]
+    first, _, ignored, rest, held_out = reports[0]["results"]
+    assert ignored is None, "the optimizer state goes on"
+    return first["losses"] + rest["losses"], held_out, [report["weights"] for report in reports]
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_gpus_that_share_each_step_give_the_losses_of_one(corpus, tmp_path):
+    alone, held_out, _ = of_ranks(1, corpus, tmp_path / "one")
+    together, held_out_together, weights = of_ranks(2, corpus, tmp_path / "two")
+    assert len(together) == 12
+    assert together == pytest.approx(alone, rel=1e-3)
+    assert held_out_together == pytest.approx(held_out, rel=1e-3)
+    assert weights[0] == weights[1]

@@ -2,14 +2,17 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
 from tests.integration.stack import SmallRun
-from uncurtail.adapters import children
-from uncurtail.adapters.gate_client import ADDRESS, AUTHORITY, TOKEN
+from uncurtail.adapters import certificates, children
+from uncurtail.adapters.flower_commands import Flower
+from uncurtail.adapters.gate_pass import ADDRESS, AUTHORITY, TOKEN
 from uncurtail.adapters.redis_server import free_port
 from uncurtail.core.events import RoundCommitted, SitePhase, SiteReleased
 from uncurtail.verify import verify
@@ -58,13 +61,48 @@ def machines(tmp_path):
             children.kill_marked(f"{home.name}@{site}")
 
 
-def test_a_site_elsewhere_trains_through_the_gate_and_is_verified(small_run, machines, tmp_path):
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture
+def superlink(tmp_path):
+    """A SuperLink that somebody else runs; its port, and the settings that name it."""
+    flower = Flower(tmp_path / "superlink", free_port())
+    certificates.write_server_certificates(flower.certificates)
+    flower.secret.write_text("known to both")
+    with (tmp_path / "superlink" / "log").open("wb") as log:
+        process = subprocess.Popen(
+            flower.superlink(),
+            env=children.environment(flower.environment()),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    give_up = time.monotonic() + 60.0
+    while not listens(flower.port):
+        assert process.poll() is None
+        assert time.monotonic() < give_up
+        time.sleep(0.2)
+    yield flower
+    process.kill()
+    process.wait(10)
+
+
+def test_a_site_elsewhere_trains_through_the_gate_and_is_verified(
+    small_run, machines, superlink, tmp_path, monkeypatch
+):
+    """And the SuperLink is none of the run's own: only the run's gate need know where it is."""
+    monkeypatch.setenv("UNCURTAIL_SUPEREXEC_SECRET_FILE", str(superlink.secret))
     windows = {"north": [(0, 100)], "south": [(5, 100)]}
     run = small_run(minutes=110, windows=windows, speed=90.0, round_s=1200.0)
     settings = [
         f"gate.address=127.0.0.1:{free_port()}",
         "gate.listen=127.0.0.1",
         "sites.south.kind=static",
+        f"flower.superlink={superlink.address}",
+        f"flower.superlink_ca={superlink.certificates / 'ca.crt'}",
     ]
     run.start(*(part for setting in settings for part in ("--set", setting)))
     run.until(lambda events: any(isinstance(e, SitePhase) for e in events), 90)
@@ -84,6 +122,7 @@ def test_a_site_elsewhere_trains_through_the_gate_and_is_verified(small_run, mac
     ).read_bytes()
     assert (run.folder.site("south") / "snapshot" / "snapshot.json").exists(), "it outlives it"
     assert not (home / "private" / "gate.secret").exists()
+    assert not (run.folder.private / "superlink.db").exists(), "it started none"
     secrets = [p for p in home.rglob("*") if p.is_file() and b"redis://" in p.read_bytes()]
     assert secrets == [], "it knows of no server but the gate"
     machine.send_signal(signal.SIGTERM)

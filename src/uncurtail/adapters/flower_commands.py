@@ -47,9 +47,20 @@ class Flower:
         return self.private / "tls"
 
     @property
+    def authority(self) -> Path:
+        """What SuperLink's certificate is checked with: another's where it is not our own."""
+        found = self.private / "superlink-ca.crt"
+        return found if found.exists() else self.certificates / "ca.crt"
+
+    @property
     def secret(self) -> Path:
-        """What a SuperExec must know to be given a task."""
+        """What a SuperExec must know to be given a task by our own."""
         return self.private / "superexec.secret"
+
+    @property
+    def superlink_secret(self) -> Path:
+        """What a SuperExec must know to be given a task by a SuperLink that is not our own."""
+        return self.private / "superlink.secret"
 
     def environment(self) -> dict[str, str]:
         """What every Flower process of this run needs to know."""
@@ -72,12 +83,13 @@ class Flower:
 
     def superexec(self) -> list[str]:
         """What starts our ServerApp, in our process group, with our environment."""
-        return [
-            "flower-superexec",
-            *("--runtime-api-address", self.address),
-            *("--root-certificates", str(self.certificates / "ca.crt")),
-            *("--superexec-auth-secret-file", str(self.secret)),
-        ]
+        command = ["flower-superexec", "--runtime-api-address", self.address]
+        command += ["--root-certificates", str(self.authority)]
+        theirs = (self.private / "superlink-ca.crt").exists()
+        secret = self.superlink_secret if theirs else self.secret
+        if secret.exists():  # another's SuperLink may ask for none
+            command += ["--superexec-auth-secret-file", str(secret)]
+        return command
 
     def run(self) -> list[str]:
         """Submit the app: a shim that imports the installed package."""
@@ -95,7 +107,7 @@ class Flower:
         return [
             "flower-supernode",
             *("--superlink", self.address),
-            *("--root-certificates", str(self.certificates / "ca.crt")),
+            *("--root-certificates", str(self.authority)),
             *("--auth-supernode-private-key", str(key)),
             *("--isolation", "process", "--host", "127.0.0.1", "--port", str(port)),
             *("--superexec-auth-secret-file", str(self.secret)),
@@ -113,7 +125,7 @@ class Flower:
     def write_home(self) -> None:
         """Write the connection that `flwr` uses, and the app that it submits."""
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        certificate = json.dumps(str(self.certificates / "ca.crt"))
+        certificate = json.dumps(str(self.authority))
         (self.home / "config.toml").write_text(
             f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
             f'address = "{self.address}"\nroot-certificates = {certificate}\n',

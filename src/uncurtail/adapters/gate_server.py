@@ -72,7 +72,8 @@ class Behind:
     sites: frozenset[str]
     secret: bytes
     superlink: str  # https://HOST:PORT
-    tls: Path  # ca.crt, server.crt, server.key: SuperLink's, and the gate's own
+    authority: Path  # what its certificate is checked with
+    tls: Path  # server.crt and server.key, the gate's own
     data: Path
     records: Callable[[str], Path]  # a site's own folder
     store: Store
@@ -123,7 +124,7 @@ class _Gate:
         self._behind = behind
         self._superlink = httpx.AsyncClient(
             base_url=behind.superlink,
-            verify=_trusting(behind.tls / "ca.crt"),
+            verify=_trusting(behind.authority),
             timeout=FLEET_TIMEOUT_S,
         )
 

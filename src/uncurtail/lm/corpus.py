@@ -15,7 +15,6 @@ from pydoc_data.topics import topics
 PACKAGES = ("networkx", "scipy", "pandas", "numpy", "sqlalchemy", "matplotlib")
 SKIPPED_FOLDERS = frozenset({"test", "tests", "testing", "site-packages", "lib2to3", "_vendor"})
 SHORTEST_DOCSTRING = 80  # characters; below, it is a label, not a sentence
-EXPECTED_DOCUMENTS = 1860  # with every package installed; for a progress bar only
 LEAST_PROSE = 0.75  # share of letters and single spaces; tables and formulas are below
 
 _Scope = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef

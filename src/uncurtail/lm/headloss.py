@@ -34,10 +34,8 @@ def head_losses(x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor) -> Tensor:
     matrix_VC = weight_VC.to(x_NC.dtype)
     size = _slice_tokens(weight_VC)
     nats = [
-        _odds(x_MC, matrix_VC, targets_M[:, None])[-1]
-        for x_MC, targets_M in zip(
-            torch.split(x_NC, size), torch.split(targets_N, size), strict=True
-        )
+        _odds(x_NC[first : first + size], matrix_VC, targets_N[first : first + size, None])[-1]
+        for first in range(0, x_NC.shape[0], size)
     ]
     return torch.cat(nats).squeeze(1)
 

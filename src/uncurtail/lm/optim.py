@@ -38,10 +38,12 @@ RESID_LR_SHARE = 0.01  # of scalar_lr: the multipliers of the residual stream co
 
 
 def fast_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 products are faster than float32 here: CUDA, or AVX512-BF16 or AMX.
+    """Whether bfloat16 products are faster than float32 here: Ampere on, or AVX512-BF16 or AMX.
 
-    Elsewhere a CPU emulates bfloat16, which is slower than float32.
+    Other GPUs (T4, V100) and CPUs emulate bfloat16, which is slower than float32.
     """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return True
     found = torch.cpu.get_capabilities()

@@ -89,10 +89,12 @@ def prepare(
             model, or `folder` holds other data; says what to do.
     """
     tell = progress or _tell_nobody
-    with _locked(folder):
-        manifest = _already(section, model, folder)
-        if manifest is None:
-            manifest = _Preparation(section, model, folder, tell, download).run()
+    manifest = _whole(section, model, folder)
+    if manifest is None:
+        with _locked(folder):
+            manifest = _already(section, model, folder)  # perhaps by whom we waited for
+            if manifest is None:
+                manifest = _Preparation(section, model, folder, tell, download).run()
     tell("ready", 1.0)
     return manifest
 
@@ -109,6 +111,8 @@ def prepare_tokenizer(
     Raises:
         UserError: As `prepare`.
     """
+    if _whole(section, model, folder) is not None:
+        return Tokenizer.load(folder / TOKENIZER_FILE)
     with _locked(folder):
         if _already(section, model, folder) is not None:
             return Tokenizer.load(folder / TOKENIZER_FILE)
@@ -288,6 +292,14 @@ def _already(section: DataSection, model: ModelSection, folder: Path) -> Manifes
             f"{manifest.vocab_size}: name another folder, or delete it"
         )
     return manifest
+
+
+def _whole(section: DataSection, model: ModelSection, folder: Path) -> Manifest | None:
+    """As `_already`, without the lock: whole data may be on a disk that can only be read."""
+    try:
+        return _already(section, model, folder)
+    except OSError:  # whoever takes the lock says it
+        return None
 
 
 def _held_out(raw: bytes, val_share: float) -> bool:

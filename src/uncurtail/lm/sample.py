@@ -51,7 +51,9 @@ def generate(
         if temperature == 0:
             token = int(logits.argmax())
         else:
-            odds = torch.softmax(logits / temperature, dim=0)
+            # the highest is 0, whatever divides it: next to no temperature makes no infinity of it
+            below = (logits - logits.max()).double() / temperature
+            odds = torch.softmax(below, dim=0).to(logits.dtype)
             token = int(torch.multinomial(odds, 1, generator=generator))
         if token == stop:
             break

@@ -3,11 +3,44 @@
 The tokens are the run's, of all its sites: a schedule is the same whatever their number.
 """
 
+from dataclasses import dataclass
+
 from uncurtail.lm.sections import ScheduleSection
 
-__all__ = ["ScheduleSection", "decay_scale", "lr_scale", "muon_momentum", "progress"]
+__all__ = [
+    "Rates",
+    "ScheduleSection",
+    "decay_scale",
+    "lr_scale",
+    "muon_momentum",
+    "progress",
+    "rates",
+]
 
 MOMENTUM_START = 0.85  # Muon's momentum at token 0: a young average should forget quickly
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What a step is taken with: two multipliers, and Muon's momentum."""
+
+    lr_scale: float
+    momentum: float
+    decay_scale: float
+
+
+def rates(
+    section: ScheduleSection, tokens: int, budget_tokens: int, step_tokens: int, momentum: float
+) -> Rates:
+    """What to take a step with, `tokens` into the run; `step_tokens` are those of one site's step.
+
+    `momentum` is Muon's in the end.
+    """
+    return Rates(
+        lr_scale(section, tokens, budget_tokens, step_tokens),
+        muon_momentum(section, tokens, budget_tokens, momentum),
+        decay_scale(section, tokens, budget_tokens),
+    )
 
 
 def progress(tokens: int, budget_tokens: int) -> float:
@@ -17,13 +50,15 @@ def progress(tokens: int, budget_tokens: int) -> float:
     return min(1.0, max(0.0, tokens / budget_tokens))
 
 
-def lr_scale(section: ScheduleSection, tokens: int, budget_tokens: int) -> float:
+def lr_scale(section: ScheduleSection, tokens: int, budget_tokens: int, step_tokens: int) -> float:
     """What to multiply every learning rate with at this token count: in [0, 1], never negative.
 
+    The warm-up reckons with the end of the step, or the first would be taken with nothing. Of one
+    site's step: so the rate depends on the run's tokens and not on how many sites train.
     Beyond the budget it stays at `final_lr_share`.
     """
-    done = progress(tokens, budget_tokens)
-    up = 1.0 if section.warmup_share == 0 else min(1.0, done / section.warmup_share)
+    done, then = (progress(t, budget_tokens) for t in (tokens, tokens + step_tokens))
+    up = 1.0 if section.warmup_share == 0 else min(1.0, then / section.warmup_share)
     left = 1.0 if section.warmdown_share == 0 else min(1.0, (1.0 - done) / section.warmdown_share)
     down = section.final_lr_share + (1.0 - section.final_lr_share) * left
     return min(1.0, max(0.0, min(up, down)))

@@ -85,6 +85,11 @@ class DataSection(Section):
     def _source_has_what_it_reads(self) -> Self:
         if (self.source == "files") != bool(self.files):
             raise ValueError("source 'files' and files (globs of text) go together: give both")
+        if self.documents is not None and self.source != "grammar":
+            raise ValueError(
+                f"documents is how many the grammar makes up, and source is {self.source!r}: leave "
+                "documents out, or set source 'grammar'"
+            )
         if (self.source == "fineweb-edu") != (self.shards is not None):
             raise ValueError(
                 "source 'fineweb-edu' and shards (how many Parquet files) go together: give both"

@@ -3,6 +3,7 @@
 import glob
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -50,7 +51,7 @@ def read_documents(path: Path, column: str) -> Iterator[Read]:
             if text.strip():
                 # half a surrogate pair, as JSON can hold one, has no bytes
                 yield text.encode("utf-8", "replace").decode("utf-8"), share
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read: {error}: replace it, or leave it out") from error
 
 

@@ -22,7 +22,7 @@ from uncurtail.lm.data import Corpus
 from uncurtail.lm.model import GPT, initial_weights
 from uncurtail.lm.optim import build_optimizers, fast_bf16
 from uncurtail.lm.ranks import Ranks, Word
-from uncurtail.lm.schedule import decay_scale, lr_scale, muon_momentum
+from uncurtail.lm.schedule import rates
 from uncurtail.lm.sections import ModelSection, TrainSection
 from uncurtail.lm.snapshot import Snapshot, read_snapshot, write_snapshot
 
@@ -52,6 +52,10 @@ class TrainOrder:
     intervals: tuple[tuple[int, int, int], ...]
     tokens_at_start: int
     sites: int
+
+    def tokens_before(self, done: int, step_tokens: int) -> int:
+        """The run's tokens when so many of this order's steps are done, here and elsewhere."""
+        return self.tokens_at_start + self.sites * done * step_tokens
 
     def steps(self) -> Iterator[tuple[int, int]]:
         """Each (epoch, step) of the order."""
@@ -175,13 +179,20 @@ class Trainer:
         for epoch, step in order.steps():
             if self._ranks.stop(should_stop):
                 break
-            tokens = order.tokens_at_start + order.sites * done * self.tokens_per_step
-            scale, momentum, decay = self._rates(tokens)
+            now = rates(
+                self._train.schedule,
+                order.tokens_before(done, self.tokens_per_step),
+                self._train.budget_tokens,
+                self.tokens_per_step,
+                self._train.optim.muon_momentum,
+            )
             loss, grad_norm = self._gradients(epoch, step)
-            self.optimizers.step(scale, momentum, decay)
+            self.optimizers.step(now.lr_scale, now.momentum, now.decay_scale)
             self._corpus.hash_step(hasher, epoch, step, *self._shape)
             done, loss_sum = done + 1, loss_sum + loss
-            on_step(StepMetrics(done, epoch, step, loss, self.tokens_per_step, scale, grad_norm))
+            on_step(
+                StepMetrics(done, epoch, step, loss, self.tokens_per_step, now.lr_scale, grad_norm)
+            )
         return TrainResult(
             steps=done,
             tokens=done * self.tokens_per_step,
@@ -283,7 +294,10 @@ class Trainer:
         Raises:
             OSError: The disk is full or the folder cannot be written; the old snapshot stays.
         """
-        write_snapshot(folder, self.snapshot())
+        state = self.optimizers.state_dict()
+        write_snapshot(
+            folder, Snapshot({n: t.detach().cpu() for n, t in state.items()}, self._kind)
+        )
 
     def load_snapshot(self, folder: Path) -> str | None:
         """Continue with a snapshot's optimizer state; returns why it was ignored, None if used."""
@@ -319,16 +333,6 @@ class Trainer:
     @property
     def _shape(self) -> tuple[int, int]:
         return self._section.sequence_length, self._train.batch_sequences
-
-    def _rates(self, tokens: int) -> tuple[float, float, float]:
-        """At this point of the run: learning-rate multiplier, Muon's momentum, decay multiplier."""
-        schedule, budget = self._train.schedule, self._train.budget_tokens
-        momentum = muon_momentum(schedule, tokens, budget, self._train.optim.muon_momentum)
-        return (
-            lr_scale(schedule, tokens, budget),
-            momentum,
-            decay_scale(schedule, tokens, budget),
-        )
 
     def _gradients(self, epoch: int, step: int) -> tuple[float, float]:
         """Mean loss of one step and norm of its gradient, which is left clipped in the model.

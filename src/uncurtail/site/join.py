@@ -19,7 +19,8 @@ from typing import NoReturn, TypeVar
 from uncurtail import config as configuration
 from uncurtail.adapters import certificates, children, clock
 from uncurtail.adapters.blobs import BlobError, UnusableError
-from uncurtail.adapters.gate_client import PASS_FILE, Gate, Pass
+from uncurtail.adapters.gate_client import Gate
+from uncurtail.adapters.gate_pass import PASS_FILE, Pass
 from uncurtail.adapters.processes import leader_marks
 from uncurtail.config import Config, place
 from uncurtail.core.rounds import member

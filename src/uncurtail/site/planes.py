@@ -7,7 +7,8 @@ from typing import Any
 
 from uncurtail import wiring
 from uncurtail.adapters.blobs import BlobError
-from uncurtail.adapters.gate_client import PASS_FILE, Gate, Pass
+from uncurtail.adapters.gate_client import Gate
+from uncurtail.adapters.gate_pass import PASS_FILE, Pass
 from uncurtail.adapters.redis import SiteState
 from uncurtail.config import Config
 from uncurtail.errors import UserError

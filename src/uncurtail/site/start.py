@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from uncurtail import wiring
+from uncurtail.adapters.gate_pass import PASS_FILE, Pass
 from uncurtail.adapters.gpu_limits import RECORD, GpuLimits, NvmlGpus
 from uncurtail.adapters.nvml import Nvml
 from uncurtail.adapters.rapl import Rapl
@@ -38,11 +39,11 @@ def _telling(
     folder: RunFolder, endpoints: wiring.Endpoints, site: str, session: int
 ) -> Callable[[float, str], bool]:
     """Where a measurement goes: to the state plane, or from another machine to the gate."""
-    from uncurtail.adapters.gate_client import PASS_FILE, Gate, Pass
-
     leave = Pass.load(folder.private / PASS_FILE)
     if leave is None:
         return SitePower(endpoints.redis_url, folder.run_id, site, session).say
+    from uncurtail.adapters.gate_client import Gate  # an HTTP client: for machines elsewhere
+
     return partial(Gate(leave).measured, session)
 
 

@@ -1,0 +1,124 @@
+"""One pod template: what the operator needs, merged into what the user gave."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from uncurtail.operator import names
+from uncurtail.operator.fields import Manifest
+
+# The user of Flower's own images, as Flower documents it; a podTemplate's securityContext wins.
+FLOWER_UID = 49999
+Security = Literal["baseline", "restricted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """What every pod of a workload needs."""
+
+    labels: Mapping[str, str]
+    containers: tuple[Manifest, ...]
+    volumes: tuple[Manifest, ...]
+    service_account: str
+    security: Security
+    owns_volumes: bool = False  # of claims, which Flower's user must be able to write
+    grace_s: int | None = None
+    runtime_class: str | None = None
+
+
+def pod_template(given: Manifest | None, pod: Pod) -> Manifest:
+    """The user's template with our containers, labels and volumes; what it says of a pod stands."""
+    given = given or {}
+    meta: Manifest = given.get("metadata") or {}
+    spec: Manifest = dict(given.get("spec") or {})
+    theirs = {c["name"]: c for c in spec.pop("containers", None) or [] if "name" in c}
+    defaults: Manifest = {"automountServiceAccountToken": False}
+    if "serviceAccountName" not in spec and "serviceAccount" not in spec:
+        defaults["serviceAccountName"] = pod.service_account
+    if pod.grace_s is not None:
+        defaults["terminationGracePeriodSeconds"] = pod.grace_s
+    if pod.runtime_class is not None:
+        defaults["runtimeClassName"] = pod.runtime_class
+    restricted = pod.security == "restricted"
+    spec = defaults | spec
+    spec["securityContext"] = _pod_security(pod) | (spec.get("securityContext") or {})
+    spec["containers"] = [
+        _hardened(merge_container(theirs.get(c["name"], {}), c), restricted) for c in pod.containers
+    ]
+    volumes = by_key("name", spec.get("volumes") or [], pod.volumes, _writable(restricted))
+    if volumes:
+        spec["volumes"] = volumes
+    merged: Manifest = {"metadata": {"labels": {**(meta.get("labels") or {}), **pod.labels}}}
+    if meta.get("annotations"):
+        merged["metadata"]["annotations"] = dict(meta["annotations"])
+    return merged | {"spec": spec}
+
+
+def merge_container(theirs: Manifest, ours: Manifest) -> Manifest:
+    """Our container, with what the user's of the same name adds or sets otherwise.
+
+    Name, image and arguments are ours. Lists are joined by what makes their items one: a volume
+    may be mounted at two paths. In `env` and `ports`, the user's word counts.
+    """
+    merged = ours | {k: v for k, v in theirs.items() if k not in ("name", "image", "args")}
+    for field, key in (("env", "name"), ("ports", "name"), ("volumeMounts", "mountPath")):
+        items = by_key(key, ours.get(field) or [], theirs.get(field) or [])
+        if items:
+            merged[field] = items
+    if "resources" in ours and "resources" in theirs:
+        merged["resources"] = merge_resources(theirs["resources"], ours["resources"])
+    return merged
+
+
+def merge_resources(*each: Manifest | None) -> Manifest:
+    """Limits and requests together; later ones win by resource."""
+    merged: Manifest = {}
+    for resources in each:
+        for field, value in (resources or {}).items():
+            both = isinstance(value, dict)
+            merged[field] = {**merged.get(field, {}), **value} if both else value
+    return merged
+
+
+def by_key(key: str, *lists: Iterable[Manifest]) -> list[Manifest]:
+    """Lists joined in order; an item of a later one takes the place of the same one before."""
+    joined: dict[str, Manifest] = {}
+    for items in lists:
+        for item in items:
+            joined[str(item.get(key, id(item)))] = item
+    return list(joined.values())
+
+
+def _pod_security(pod: Pod) -> Manifest:
+    context: Manifest = {"seccompProfile": {"type": "RuntimeDefault"}}
+    if pod.security == "restricted":
+        context |= {"runAsNonRoot": True, "runAsUser": FLOWER_UID}
+    if pod.owns_volumes or pod.security == "restricted":
+        context["fsGroup"] = FLOWER_UID
+    return context
+
+
+def _hardened(container: Manifest, restricted: bool) -> Manifest:
+    given: Manifest = container.get("securityContext") or {}
+    context: Manifest = {}
+    # The API server refuses the pair of privileged and this.
+    if not given.get("privileged"):
+        context["allowPrivilegeEscalation"] = False
+    if restricted:
+        context |= {"capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True}
+        home = {"name": "FLWR_HOME", "value": names.HOME_DIR}
+        mounts = [
+            {"name": "flower-home", "mountPath": names.HOME_DIR},
+            {"name": "flower-tmp", "mountPath": "/tmp"},
+        ]
+        container = container | {
+            "env": by_key("name", [home], container.get("env") or []),
+            "volumeMounts": by_key("mountPath", mounts, container.get("volumeMounts") or []),
+        }
+    return container | {"securityContext": context | given}
+
+
+def _writable(restricted: bool) -> list[Manifest]:
+    if not restricted:
+        return []
+    return [{"name": "flower-home", "emptyDir": {}}, {"name": "flower-tmp", "emptyDir": {}}]
