@@ -6,7 +6,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from uncurtail import __version__, deploycli, energycli, fleetcli, operatorcli
+from uncurtail import __version__, deploycli, energycli, fleetcli, operatorcli, sitecli
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -16,8 +16,7 @@ app = typer.Typer(
     help="Train language models on renewable power that would otherwise be thrown away.",
     epilog="Start with: uncurtail run experiments/demo.toml",
 )
-site_app = typer.Typer(no_args_is_help=True, help="What a provisioner starts on a site.")
-app.add_typer(site_app, name="site")
+app.add_typer(sitecli.app, name="site")
 data_app = typer.Typer(no_args_is_help=True, help="From text to token shards.")
 app.add_typer(data_app, name="data")
 tokenizer_app = typer.Typer(no_args_is_help=True, help="From text to a vocabulary.")
@@ -89,7 +88,7 @@ def plan(
     set_: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="Override one key: --set plan.max_sites=2."
+            "--set", metavar="KEY=VALUE", help="Override one key: --set fleet.max_sites=2."
         ),
     ] = None,
     policies: Annotated[
@@ -342,52 +341,6 @@ def tokenizer_train(
         typer.echo(datacommands.tokenizer_of_files_command(files, vocab_size, out, console))
     else:
         raise UserError("name either an EXPERIMENT, or --files GLOB --vocab-size N --out FILE")
-
-
-@site_app.command()
-def lead(folder: Path, site: str, session: int) -> None:
-    """Head one session of a site: trainer, SuperNode and SuperExec in one process group."""
-    from uncurtail.site.start import lead_session
-
-    raise typer.Exit(lead_session(folder, site, session))
-
-
-@site_app.command()
-def train(folder: Path, site: str, session: int, socket: Path) -> None:
-    """Be the long-lived trainer of a session, answering orders on a Unix socket."""
-    from uncurtail.site.start import train_session
-
-    train_session(folder, site, session, socket)
-
-
-@site_app.command()
-def join(
-    home: Annotated[
-        Path | None, typer.Option(help="What is kept here between sessions; the user's cache.")
-    ] = None,
-    stay: Annotated[
-        bool,
-        typer.Option(
-            "--stay", help="After the one session wait to be ended: for pods that restart."
-        ),
-    ] = False,
-) -> None:
-    """Be a site of a run elsewhere, as long as that run wants it.
-
-    The environment says which: uncurtail site invite RUN SITE prints it, where the run is. All
-    that this machine needs is a way to that one address.
-    """
-    from uncurtail.site.join import join_run
-
-    raise typer.Exit(join_run(home, stay=stay))
-
-
-@site_app.command()
-def invite(folder: RunFolderPath, site: Annotated[str, typer.Argument()]) -> None:
-    """Print what lets another machine join as this site: keep it to yourself."""
-    from uncurtail.gating import invite
-
-    typer.echo(invite(folder, site))
 
 
 @app.command(hidden=True)

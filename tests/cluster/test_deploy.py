@@ -17,7 +17,6 @@ from tests.cluster.controllers.tokens import AccountTokens
 from tests.cluster.objects import dig
 from tests.deploy.test_render import CASES, HERE, THREE
 from uncurtail import provisioning
-from uncurtail.adapters.kubernetes import Kubernetes
 from uncurtail.config import load
 from uncurtail.core.events import RoundCommitted, SiteProvisioned
 from uncurtail.deploy.render import Request, render
@@ -215,12 +214,10 @@ def test_the_how_to_works_as_it_is_written(desk, cluster, tmp_path, monkeypatch)
     clouds = provisioning.clouds(settings, "three-regions-1", {})
     assert [sites for _, sites in clouds] == [[region] for region in REGIONS]
     for cloud, (site,) in clouds:
-        assert isinstance(cloud, Kubernetes)
         cloud.create(site, 1, {"UNCURTAIL_SITE_TOKEN": "told"})
         (node,) = cloud.look()
         assert (node.site, node.session) == (site, 1)
         cloud.delete(node)
-        cloud.close()
     spied = "! kubectl --kubeconfig=../clusters --context=spp-tx -n uncurtail get secrets 2>&1"
     assert "Forbidden" in desk(spied)
     desk(variables + "\n" + stop)

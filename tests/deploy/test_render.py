@@ -209,10 +209,19 @@ def test_a_federation_for_sites_can_be_built_and_has_nobody_in_it():
     workloads = {r.name: child for r, child in children(given).items() if r.kind == "StatefulSet"}
     workload = workloads["sites-supernode-duck"]
     (site,) = workload["spec"]["template"]["spec"]["containers"]
-    assert site["command"][-2:] == ["exec uncurtail site join", "sh"]
+    assert site["command"][-2:] == ["exec uncurtail site join --stay", "sh"]
     assert site["envFrom"] == [{"secretRef": {"name": "sites-supernode-duck-session"}}]
     assert "livenessProbe" not in site
     assert site["resources"]["limits"]["nvidia.com/gpu"] in (2, "2")
+
+
+def test_a_federation_for_sites_is_as_the_shipped_example():
+    example = yaml.safe_load((HERE / "deploy/sites.yaml").read_text(encoding="utf-8"))
+    pool = "sites.duck.kubernetes={federation='sites', pool='north', gpus=4}"
+    given = of("Federation", demo(*BESIDE, pool, INSIDE))
+    gpus = [each["spec"]["supernodes"]["pools"][0].pop("gpu") for each in (example, given)]
+    assert given["spec"] == example["spec"]
+    assert [gpu["count"] for gpu in gpus] == [4, 4]
 
 
 def test_a_token_of_the_cluster_is_given_only_to_who_needs_it():

@@ -166,8 +166,9 @@ def _pool(federation: str, place: Placed) -> Manifest:
     told = {"secretRef": {"name": f"{federation}-supernode-{pool}-session"}}
     container = {
         "name": "supernode",
-        # The operator's arguments follow, and the shell takes no notice of them.
-        "command": ["/bin/sh", "-c", "exec uncurtail site join", "sh"],
+        # The operator's arguments follow, and the shell takes no notice of them. --stay: a session
+        # that is over leaves its pod to be taken away.
+        "command": ["/bin/sh", "-c", "exec uncurtail site join --stay", "sh"],
         "envFrom": [told],
     }
     made: Manifest = {
