@@ -106,6 +106,9 @@ def test_nothing_secret_is_printed_and_what_the_run_needs_is_told():
     assert "kubectl -n brain create secret generic uncurtail-three-regions-credentials" in said
     assert "--from-literal=WATTTIME_USERNAME=... --from-literal=WATTTIME_PASSWORD=..." in said
     assert "uncurtail-three-regions-kubeconfig --from-file=config=FILE" in said
+    assert (
+        "uncurtail-three-regions-credentials may also hold UNCURTAIL_REDIS_URL, HF_TOKEN." in said
+    )
     for context in ("caiso-north", "spp-tx", "nem-sa"):
         assert f"--context {context} | kubectl --context {context} apply -f -" in said
 
@@ -264,7 +267,13 @@ REFUSED = [
         (*CSV, "energy.path=mci.csv"), "copy it to the claim (kubectl cp)", id="csv"
     ),
     pytest.param(
-        ("data.source=files", "data.files=['a/*.txt']"), "data.files[0] = 'a/*.txt' is", id="text"
+        ("data.source=files", "data.files=['a/*.txt']"), "data.files.0 = 'a/*.txt' is", id="text"
+    ),
+    pytest.param(
+        ("footprint.price_path=price.csv",), "footprint.price_path = 'price.csv' is", id="price"
+    ),
+    pytest.param(
+        ("energy.prometheus_url=http://localhost:9090",), "energy.prometheus_url", id="prometheus"
     ),
     pytest.param(
         ("flower.superlink=127.0.0.1:9", "flower.superlink_ca=/runs/ca.crt"),

@@ -24,6 +24,9 @@ _STORES: Mapping[str, tuple[str, ...]] = {
     "az": ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_KEY"),
 }
 
+# Keys of files, besides all that end in "path".
+_FILES = frozenset({"data.tokenizer", "data.folder", "flower.superlink_ca"})
+
 
 def needed(config: Config) -> tuple[str, ...]:
     """The variables without which the run does not start."""
@@ -38,10 +41,12 @@ def needed(config: Config) -> tuple[str, ...]:
 def possible(config: Config) -> tuple[str, ...]:
     """Those that it can do without: where a cluster's identity, or nobody, asks for more."""
     names: list[str] = ["UNCURTAIL_REDIS_URL"]
-    if config.energy.source == "prometheus":
+    if config.energy.prometheus_url is not None:
         names += [f"UNCURTAIL_PROMETHEUS_{part}" for part in ("TOKEN", "USERNAME", "PASSWORD")]
     if config.flower.superlink is not None:
         names.append("UNCURTAIL_SUPEREXEC_SECRET")
+    if config.data.source == "fineweb-edu":
+        names.append("HF_TOKEN")
     return (*names, *_STORES.get(urlsplit(config.store.url or "").scheme, ()))
 
 
@@ -126,27 +131,26 @@ def _problems(config: Config) -> Iterator[str]:
 
 
 def _files(config: Config) -> Iterator[tuple[str, str]]:
-    found: dict[str, object] = {
-        "energy.path": config.energy.path,
-        "data.tokenizer": config.data.tokenizer,
-        "data.folder": config.data.folder,
-        "flower.superlink_ca": config.flower.superlink_ca,
-    }
-    found |= {f"data.files[{n}]": glob for n, glob in enumerate(config.data.files)}
-    for name, site in config.sites.items():
-        if site.microgrid is not None:
-            found[f"sites.{name}.microgrid.solar_path"] = site.microgrid.solar_path
-    return ((key, str(path)) for key, path in found.items() if path is not None)
+    """Every file or folder of this machine that the experiment names, by its key."""
+    for key, value in _leaves(config.model_dump(mode="json")):
+        last = key.rpartition(".")[2]
+        if value and (last.endswith("path") or key in _FILES or key.startswith("data.files.")):
+            yield key, value
 
 
 def _addresses(config: Config) -> Iterator[tuple[str, str]]:
-    energy = config.energy
-    asked = {
-        "prometheus": ("energy.prometheus_url", energy.prometheus_url),
-        "vessim": ("energy.vessim_url", energy.vessim_url),
-    }
-    key, url = asked.get(energy.source, ("", None))
-    if url is not None:
-        yield key, url
-    if config.flower.superlink is not None:
-        yield "flower.superlink", f"//{config.flower.superlink}"
+    for key, value in _leaves(config.model_dump(mode="json")):
+        if key.endswith("url"):
+            yield key, value
+        elif key == "flower.superlink":
+            yield key, f"//{value}"
+
+
+def _leaves(inside: object, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every text of nested tables, with its key."""
+    if isinstance(inside, str):
+        yield key, inside
+    elif isinstance(inside, dict | list):
+        items = inside.items() if isinstance(inside, dict) else enumerate(inside)
+        for name, each in items:
+            yield from _leaves(each, f"{key}.{name}" if key else str(name))
