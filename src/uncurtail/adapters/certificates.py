@@ -3,6 +3,7 @@
 Also on loopback: without them any local user could submit code to our sites.
 """
 
+import base64
 import datetime
 import hashlib
 import hmac
@@ -11,6 +12,7 @@ import os
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
@@ -78,6 +80,36 @@ def write_session_key(path: Path) -> None:
         serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
     )
     _write_private(path.with_name(f"{path.name}.pub"), public)
+
+
+def session_key(text: str) -> str:
+    """The public key of a session, in OpenSSH form without a comment.
+
+    Raises:
+        ValueError: It is none, or of another kind.
+    """
+    key = _public_key(text)
+    return key.public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    ).decode()
+
+
+def flower_key(text: str) -> str:
+    """A session's public key as Flower 1.41 has it in the header of a SuperNode's request."""
+    pem = _public_key(text).public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return base64.b64encode(pem).decode()
+
+
+def _public_key(text: str) -> ec.EllipticCurvePublicKey:
+    try:
+        key = serialization.load_ssh_public_key(text.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise ValueError("not an ECDSA P-384 key")
+    return key
 
 
 def write_secret(path: Path) -> None:
