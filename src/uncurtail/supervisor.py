@@ -288,8 +288,9 @@ def prepare(config: Config, folder: RunFolder, monitor: Monitor, data: str) -> S
     private = folder.private
     for name in ("stop", COORDINATOR):
         (private / name).unlink(missing_ok=True)
-    for stale in (*private.glob("superlink.db*"), *private.glob("registered/*")):
-        stale.unlink()
+    if config.flower.superlink is None:  # another's still knows the sessions that live on
+        for stale in (*private.glob("superlink.db*"), *private.glob("registered/*")):
+            stale.unlink()
     redis = plan_embedded() if secret(REDIS_URL) is None else None
     url = redis.url if redis is not None else secret(REDIS_URL) or ""
     if redis is None and (why := reachable(url)) is not None:
@@ -298,14 +299,19 @@ def prepare(config: Config, folder: RunFolder, monitor: Monitor, data: str) -> S
     endpoints = Endpoints(flower_port=port, redis_url=url, data=data, flower_host=host)
     endpoints.save(folder)
     flower = Flower(private, port, host)
-    gate = config.gate.address
-    gate_host = None if gate is None else place(gate)[0]
-    certificates.write_server_certificates(flower.certificates, gate_host)
-    certificates.write_secret(folder.gate_secret)
-    certificates.write_secret(flower.secret)
+    write_credentials(config, folder, flower)
     flower.write_home()
     children.introduce(private / SUPERVISOR)
     return Supervisor(config, folder, monitor, endpoints, flower, redis)
+
+
+def write_credentials(config: Config, folder: RunFolder, flower: Flower) -> None:
+    """Write what proves who is who; what lets a machine in still does after a resume."""
+    gate = config.gate.address
+    gate_host = None if gate is None else place(gate)[0]
+    certificates.keep_server_certificates(flower.certificates, gate_host)
+    certificates.keep_secret(folder.gate_secret)
+    certificates.write_secret(flower.secret)
 
 
 def _superlink_of(config: Config, private: Path) -> tuple[str, int]:
