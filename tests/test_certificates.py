@@ -165,3 +165,8 @@ def test_a_certificate_for_another_host_is_made_anew(tmp_path):
     keep_server_certificates(tmp_path, "new.example")
     assert files(tmp_path)["ca.crt"] != first["ca.crt"]
     assert handshake(tmp_path, tmp_path / "ca.crt", "new.example") == b"welcome"
+
+
+def test_an_address_of_ipv6_is_an_address(tmp_path):
+    keep_server_certificates(tmp_path, "[::1]")
+    assert handshake(tmp_path, tmp_path / "ca.crt", "::1") == b"welcome"

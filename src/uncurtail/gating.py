@@ -7,6 +7,7 @@ from pathlib import Path
 
 from uncurtail import wiring
 from uncurtail.adapters import children
+from uncurtail.adapters.blobs import UnusableError
 from uncurtail.adapters.certificates import flower_key, session_key
 from uncurtail.adapters.flower_commands import Flower
 from uncurtail.config import ConfigError, place
@@ -113,6 +114,7 @@ class Registry:
         session has one key.
 
         Raises:
+            UnusableError: It has another key already.
             ValueError: It is no key as sessions have.
         """
         public_key = session_key(public_key)
@@ -123,8 +125,9 @@ class Registry:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         done, asked = self._folder / name, self._folder / f"{name}.pub"
         if done.exists():
-            same = done.read_text(encoding="utf-8") == public_key
-            return None if same else f"{name} has another key"
+            if done.read_text(encoding="utf-8") != public_key:
+                raise UnusableError(f"{name} has another key: it is another machine's")
+            return None
         # A gate that died, or was not answered, may have been heard by Flower all the same.
         again = asked.exists() and asked.read_text(encoding="utf-8") == public_key
         asked.write_text(public_key, encoding="utf-8")

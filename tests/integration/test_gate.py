@@ -56,7 +56,7 @@ def machines(tmp_path):
         if machine.poll() is None:
             os.killpg(machine.pid, signal.SIGKILL)
             machine.wait(10)
-    for home in tmp_path.glob("*/small-*"):
+    for home in tmp_path.glob("*/*/small-*"):
         for site in ("north", "south"):
             children.kill_marked(f"{home.name}@{site}")
 
@@ -116,7 +116,7 @@ def test_a_site_elsewhere_trains_through_the_gate_and_is_verified(
     assert {e.cause for e in events if isinstance(e, SiteReleased)} == {"drained"}
     assert [c for c in verify(run.folder) if c.passed is False] == []
 
-    home = tmp_path / "elsewhere" / run.folder.run_id
+    home = tmp_path / "elsewhere" / "south" / run.folder.run_id
     assert (home / "sites" / "south" / "consumed.jsonl").read_bytes() == (
         run.folder.site("south") / "consumed.jsonl"
     ).read_bytes()

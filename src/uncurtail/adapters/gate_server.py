@@ -22,6 +22,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from uncurtail.adapters import clock
 from uncurtail.adapters.blobs import BlobError, UnusableError
 from uncurtail.adapters.certificates import site_token
 from uncurtail.adapters.gate_bodies import (
@@ -195,7 +196,12 @@ class _Gate:
         """What a site has to know of the run."""
         snapshot = await run_in_threadpool(whole_snapshot, self._snapshots(request))
         return JSONResponse(
-            {"run": self._behind.run, "config": self._behind.config, "snapshot": snapshot}
+            {
+                "run": self._behind.run,
+                "config": self._behind.config,
+                "snapshot": snapshot,
+                "now_wall_s": clock.wall(),
+            }
         )
 
     async def wanted(self, request: Request) -> Response:
