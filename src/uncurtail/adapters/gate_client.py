@@ -44,6 +44,10 @@ class Gate:
             timeout=httpx.Timeout(BULK_TIMEOUT_S, connect=10.0),
         )
 
+    def close(self) -> None:
+        """End its connections."""
+        self._client.close()
+
     def welcome(self) -> dict[str, Any]:
         """The run's name, its settings, and the names of its data files.
 

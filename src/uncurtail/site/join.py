@@ -38,7 +38,8 @@ def join_run(home: Path | None) -> int:
     except ValueError as error:
         raise UserError(f"{ADDRESS} = {leave.address!r} {error}") from None
     only = _only(os.environ.get(children.SESSION))
-    machine = Machine(leave, Gate(leave), home or cache_folder() / "sites")
+    gate = Gate(leave)
+    machine = Machine(leave, gate, home or cache_folder() / "sites")
     children.become_subreaper()  # also where we are not process 1, as in a container
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, machine.asked_to_end)
@@ -51,6 +52,7 @@ def join_run(home: Path | None) -> int:
         raise UserError(f"{error}: prepare the data again where the run is") from None
     finally:
         machine.end()
+        gate.close()
 
 
 def _only(session: str | None) -> int | None:
