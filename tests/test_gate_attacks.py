@@ -8,16 +8,19 @@ import threading
 from dataclasses import replace
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.test_gate import HEART, INDEX, ROW, STATE, STEP, Door, keep
-from uncurtail.adapters import certificates
+from tests.virtual import experiment
+from uncurtail.adapters import certificates, clock
 from uncurtail.adapters.blobs import UnusableError
 from uncurtail.adapters.flower_commands import Flower
 from uncurtail.adapters.gate_bodies import Spool
 from uncurtail.adapters.gate_files import append_once
-from uncurtail.adapters.gate_server import FLEET_BYTES, app
-from uncurtail.gating import Registry, most_bytes, refusal
+from uncurtail.adapters.gate_server import AT_ONCE, FLEET_BYTES, app
+from uncurtail.config import ConfigError
+from uncurtail.gating import Registry, elsewhere, invite, most_bytes, refusal
 from uncurtail.lm.model import GPT
 from uncurtail.lm.sections import ModelSection
 from uncurtail.runfolder import RunFolder
@@ -226,6 +229,50 @@ def test_no_update_and_no_state_of_an_optimizer_is_larger_than_is_taken():
         update, state = most_bytes(section)
         assert 4 * parameters < update < 6 * parameters + (2 << 20)
         assert 8 * parameters < state
+
+
+def test_a_site_that_floods_the_gate_leaves_room_for_the_others(door):
+    working, most = 0, 0
+    noting = threading.Lock()
+
+    def register(_site: str, _session: int, _key: str) -> None:
+        nonlocal working, most
+        with noting:
+            working += 1
+            most = max(most, working)
+        clock.pause(0.02)
+        with noting:
+            working -= 1
+
+    flooded = app(replace(door.behind, register=register))
+    token = certificates.site_token(b"s" * 32, "oslo")
+    headers = {"authorization": f"Bearer {token}"}
+
+    async def flood() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(app=flooded)
+        async with httpx.AsyncClient(
+            transport=transport, base_url="https://gate", headers=headers
+        ) as client:
+            calls = [client.post("/site/oslo/2/key", content="key") for _ in range(60)]
+            return await asyncio.gather(*calls)
+
+    assert {answer.status_code for answer in asyncio.run(flood())} == {204}
+    assert 1 < most <= AT_ONCE
+
+
+def test_only_sites_elsewhere_are_let_in(tmp_path):
+    config = experiment(gate={"address": "gate.example:8443"})
+    assert elsewhere(config) == frozenset()
+    config = experiment(
+        gate={"address": "gate.example:8443"},
+        sites={"duck": {"preset": "duck"}, "solar": {"preset": "solar", "kind": "static"}},
+    )
+    assert elsewhere(config) == {"solar"}
+    folder = RunFolder(tmp_path / "demo-1")
+    folder.create()
+    folder.resolved.write_text(config.model_dump_json())
+    with pytest.raises(ConfigError, match="duck runs where demo-1 does"):
+        invite(folder.path, "duck")
 
 
 class Answering(Flower):

@@ -10,7 +10,8 @@ from uncurtail.adapters import children
 from uncurtail.adapters.blobs import UnusableError
 from uncurtail.adapters.certificates import flower_key, session_key
 from uncurtail.adapters.flower_commands import Flower
-from uncurtail.config import ConfigError, place
+from uncurtail.config import Config, ConfigError, place
+from uncurtail.core import slots
 from uncurtail.core.rounds import member
 from uncurtail.lm.sections import ModelSection
 from uncurtail.provisioning import invitation
@@ -41,7 +42,7 @@ def serve_gate(path: Path) -> None:
     behind = Behind(
         run=folder.run_id,
         config=folder.resolved.read_text(encoding="utf-8"),
-        sites=frozenset(config.sites),
+        sites=elsewhere(config),
         secret=folder.gate_secret.read_bytes(),
         superlink=f"https://{flower.address}",
         authority=flower.authority,
@@ -57,6 +58,12 @@ def serve_gate(path: Path) -> None:
     )
     port = place(config.gate.address)[1]
     serve(app(behind), flower.certificates, config.gate.listen, port)
+
+
+def elsewhere(config: Config) -> frozenset[str]:
+    """The sites that the gate lets in: two machines for one session would be one too many."""
+    kinds = slots.kinds(config.fleet, config.sites)
+    return frozenset(site for site, kind in kinds.items() if kind != "processes")
 
 
 def most_bytes(model: ModelSection) -> tuple[int, int]:
@@ -75,7 +82,7 @@ def invite(path: Path, site: str) -> str:
     """What to type on a machine that is to be this site.
 
     Raises:
-        ConfigError: There is no such site, or its run has no gate.
+        ConfigError: There is no such site elsewhere, or its run has no gate.
     """
     folder = RunFolder(path)
     if not folder.resolved.is_file():
@@ -83,6 +90,11 @@ def invite(path: Path, site: str) -> str:
     config = wiring.read_config(folder)
     if site not in config.sites:
         raise ConfigError(f"{folder.run_id} has no site {site}: it has {', '.join(config.sites)}")
+    if site not in elsewhere(config):
+        raise ConfigError(
+            f'{site} runs where {folder.run_id} does: only a site with kind = "static" can be '
+            "another machine"
+        )
     if config.gate.address is None:
         raise ConfigError(
             f"{folder.run_id} has no gate: start it with --set gate.address=HOST:PORT, as other "

@@ -6,6 +6,7 @@ here only `/v1/fleet/` goes through, where a SuperNode signs each request with i
 Everything else needs the token of the site that it speaks of, and touches nothing of another.
 """
 
+import asyncio
 import hmac
 import logging
 import re
@@ -53,6 +54,8 @@ FLEET_TIMEOUT_S = 60.0
 FLEET_BYTES = 8 << 20
 KEY_BYTES = 1 << 12
 INDEX_BYTES = 1 << 12
+# Of one site. Each may keep one of the 40 threads that all sites share; a trainer needs three.
+AT_ONCE = 8
 # What Flower 1.41 sends and signs, and what SuperLink answers; nothing else is handed on.
 FLEET_HEADERS = re.compile(r"content-type|accept|flwr-[a-z-]{1,40}")
 PUBLIC_KEY = "flwr-public-key"
@@ -149,6 +152,7 @@ def app(behind: Behind) -> Starlette:
 class _Gate:
     def __init__(self, behind: Behind) -> None:
         self._behind = behind
+        self._turns = {site: asyncio.Semaphore(AT_ONCE) for site in behind.sites}
         self._superlink = httpx.AsyncClient(
             base_url=behind.superlink,
             verify=_trusting(behind.authority),
@@ -168,7 +172,8 @@ class _Gate:
                 return _no(401, "the token is not that of this site")
             if not _PLAIN.fullmatch(request.path_params.get("name", "plain")):
                 return _no(404, "no such name")
-            return await _answered(call, request)
+            async with self._turns[site]:
+                return await _answered(call, request)
 
         return checked
 
