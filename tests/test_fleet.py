@@ -33,37 +33,49 @@ NOW = (10_000.0, 50_000.0)  # simulated, wall
 # Session 3, in its phase for 120 simulated and 10 wall seconds. "+4": provision session 4;
 # "-3": release session 3; "!lost": how the session ended.
 TABLE = """
-phase         verdict  gone              quiet            ready         stepping         busy
-released      train    provisioning+4    released-3       released-3    released-3       released-3
-released      ready    provisioning+4    released-3       released-3    released-3       released-3
-released      hold     released          released-3       released-3    released-3       released-3
-released      rest     released          released-3       released-3    released-3       released-3
-provisioning  train    released!failed   provisioning+3   idle          provisioning+3   provisioning+3
-provisioning  ready    released!failed   provisioning+3   idle          provisioning+3   provisioning+3
-provisioning  hold     released!failed   provisioning+3   idle          provisioning+3   provisioning+3
-provisioning  rest     released!failed   releasing        releasing     releasing        releasing
-idle          train    released!lost     idle             idle          training         idle
-idle          ready    released!lost     idle             idle          training         idle
-idle          hold     released!lost     idle             idle          training         idle
-idle          rest     released!lost     releasing        releasing     draining         releasing
-training      train    released!lost     idle             idle          training         idle
-training      ready    released!lost     idle             idle          training         idle
-training      hold     released!lost     idle             idle          training         idle
-training      rest     released!lost     releasing        releasing     draining         releasing
-draining      train    released!drained  releasing        releasing     draining         releasing
-draining      ready    released!drained  releasing        releasing     draining         releasing
-draining      hold     released!drained  releasing        releasing     draining         releasing
-draining      rest     released!drained  releasing        releasing     draining         releasing
-releasing     train    released!drained  releasing-3      releasing-3   releasing-3      releasing
-releasing     ready    released!drained  releasing-3      releasing-3   releasing-3      releasing
-releasing     hold     released!drained  releasing-3      releasing-3   releasing-3      releasing
-releasing     rest     released!drained  releasing-3      releasing-3   releasing-3      releasing
+phase         verdict  gone             quiet            ready            stepping         capped           busy
+released      train    provisioning+4   released-3       released-3       released-3       released-3       released-3
+released      capped   provisioning+4   released-3       released-3       released-3       released-3       released-3
+released      ready    provisioning+4   released-3       released-3       released-3       released-3       released-3
+released      hold     released         released-3       released-3       released-3       released-3       released-3
+released      rest     released         released-3       released-3       released-3       released-3       released-3
+provisioning  train    released!failed  provisioning+3   idle             provisioning+3   provisioning+3   provisioning+3
+provisioning  capped   released!failed  provisioning+3   idle             provisioning+3   provisioning+3   provisioning+3
+provisioning  ready    released!failed  provisioning+3   idle             provisioning+3   provisioning+3   provisioning+3
+provisioning  hold     released!failed  provisioning+3   idle             provisioning+3   provisioning+3   provisioning+3
+provisioning  rest     released!failed  releasing        releasing        releasing        releasing        releasing
+idle          train    released!lost    idle             idle             training         capped           idle
+idle          capped   released!lost    idle             idle             training         capped           idle
+idle          ready    released!lost    idle             idle             training         capped           idle
+idle          hold     released!lost    idle             idle             training         capped           idle
+idle          rest     released!lost    releasing        releasing        draining         draining         releasing
+training      train    released!lost    idle             idle             training         capped           idle
+training      capped   released!lost    idle             idle             training         capped           idle
+training      ready    released!lost    idle             idle             training         capped           idle
+training      hold     released!lost    idle             idle             training         capped           idle
+training      rest     released!lost    releasing        releasing        draining         draining         releasing
+capped        train    released!lost    idle             idle             training         capped           idle
+capped        capped   released!lost    idle             idle             training         capped           idle
+capped        ready    released!lost    idle             idle             training         capped           idle
+capped        hold     released!lost    idle             idle             training         capped           idle
+capped        rest     released!lost    releasing        releasing        draining         draining         releasing
+draining      train    released!drained releasing        releasing        draining         draining         releasing
+draining      capped   released!drained releasing        releasing        draining         draining         releasing
+draining      ready    released!drained releasing        releasing        draining         draining         releasing
+draining      hold     released!drained releasing        releasing        draining         draining         releasing
+draining      rest     released!drained releasing        releasing        draining         draining         releasing
+releasing     train    released!drained releasing-3      releasing-3      releasing-3      releasing-3      releasing
+releasing     capped   released!drained releasing-3      releasing-3      releasing-3      releasing-3      releasing
+releasing     ready    released!drained releasing-3      releasing-3      releasing-3      releasing-3      releasing
+releasing     hold     released!drained releasing-3      releasing-3      releasing-3      releasing-3      releasing
+releasing     rest     released!drained releasing-3      releasing-3      releasing-3      releasing-3      releasing
 """  # noqa: E501
 SEEN = {
     "gone": Seen(),
     "quiet": Seen(frozenset({3})),
     "ready": Seen(frozenset({3}), ready=True),
     "stepping": Seen(frozenset({3}), stepping=True),
+    "capped": Seen(frozenset({3}), stepping=True, capped=True),
     "busy": Seen(frozenset({3}), busy=True),
 }
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from uncurtail.adapters.vessim_own import VessimOwnPower
 from uncurtail.core.microgrid import (
     SUN_HELD_S,
+    Carried,
     Microgrid,
     MicrogridSection,
     Mode,
@@ -232,7 +233,7 @@ def test_a_site_that_carries_itself_trains_whatever_the_grid_and_no_longer(value
     policy = Threshold()
     view = View(START, value, False, START - 99.0, START - 50.0, own=Own(0.9, -99.0, 5000.0))
     assert decide(policy, COSTS, view).verdict is Verdict.REST
-    decision = decide(policy, COSTS, view._replace(carried_until=START + 300.0))
+    decision = decide(policy, COSTS, view._replace(carried=Carried(START + 300.0)))
     assert decision == (Verdict.TRAIN, START + 300.0)
 
 

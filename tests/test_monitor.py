@@ -32,10 +32,19 @@ SAID = [
         "solar: nobody knows its power: not curtailed",
     ),
     (
+        ev.WindowDimmed(**AT, site="solar", intensity_g_per_kwh=150.4),
+        "solar: no longer curtailed, 150 g/kWh, but clean enough to go on capped",
+    ),
+    (
+        ev.WindowCleared(**AT, site="solar", intensity_g_per_kwh=80.0),
+        "solar: curtailed, 80 g/kWh, full power again",
+    ),
+    (
         ev.SitePhase(**AT, site="solar", session=2, phase="provisioning", power_w=1.0),
         "solar: provisioning (session 2)",
     ),
     (ev.SitePhase(**AT, site="solar", session=2, phase="training", power_w=1.0), ""),
+    (ev.SitePhase(**AT, site="solar", session=2, phase="capped", power_w=1.0), ""),
     (ev.SiteReleased(**AT, site="solar", session=2, cause="lost"), "solar: session lost"),
     (ev.SiteReleased(**AT, site="solar", session=2, cause="drained"), ""),
     (
@@ -69,6 +78,11 @@ FOR_MACHINES = {"SiteProvisioned", "RoundOpened", "OrderSent", "UpdateAccepted"}
 def test_an_event_that_matters_is_said_in_words(event, words):
     assert describe(event).startswith(words)
     assert bool(describe(event)) is bool(words)
+
+
+def test_a_window_that_opens_dim_is_not_called_curtailed():
+    opened = ev.WindowOpened(**AT, site="solar", intensity_g_per_kwh=150.0)
+    assert describe(opened, 100.0) == "solar: clean enough for capped power, 150 g/kWh"
 
 
 def test_every_type_of_event_is_said_or_is_for_machines_on_purpose():

@@ -5,17 +5,19 @@ import math
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.paperdata import FOLDER, needs_paper
 from uncurtail.adapters.traces import load_csv
 from uncurtail.core.grids import synthetic
 from uncurtail.core.ledger import emissions_g
+from uncurtail.core.policy import Capped
 from uncurtail.core.signals import Trace
 from uncurtail.plan import oracle
 from uncurtail.plan.oracle import Bound, Problem, SiteCost, floor_kg, solve
@@ -79,50 +81,47 @@ def test_the_published_trace_has_the_known_limits(overhead, max_sites, deadline_
 # -- against every schedule there is --
 
 
-def schedules(row, lead):
-    """Every valid (kg, states) of one site: o off, p provisioning, i idle, t training."""
+def schedules(row, lead, capped=None):
+    """Every valid (kg, states) of one site: o off, p provisioning, i idle, t training, c capped."""
     found = []
-    for states in itertools.product("opit", repeat=len(row)):
+    for states in itertools.product("opit" if capped is None else "opitc", repeat=len(row)):
         text = "".join(states)
-        runs = ["".join(group) for _, group in itertools.groupby(text, lambda s: s in "it")]
+        runs = ["".join(group) for _, group in itertools.groupby(text, lambda s: s in "itc")]
         before = ""
         valid = True
         for run in runs:
-            if set(run) <= set("it"):
+            if set(run) <= set("itc"):
                 valid &= len(before) >= lead and before[len(before) - lead :] == "p" * lead
                 before = ""
             else:
                 before = run
         provisions = sum(text.count(s) for s in "p")
-        comes_up = sum(set(run) <= set("it") for run in runs)
+        comes_up = sum(set(run) <= set("itc") for run in runs)
         unknown = any(s != "o" and math.isnan(v) for s, v in zip(text, row, strict=True))
         if not valid or provisions != lead * comes_up or unknown:
             continue
-        watts = {"o": 0.0, "p": 468.0, "i": 468.0, "t": 2024.0}
+        watts = {"o": 0.0, "p": 468.0, "i": 468.0, "t": 2024.0, "c": capped[0] if capped else 0.0}
         used = zip(text, row, strict=True)
         kg = sum(watts[s] * v * KG_PER_W_SLOT for s, v in used if s != "o")
         found.append((kg, text))
     return found
 
 
-def least(rows, lead, needed, overhead, max_sites):
+def least(rows, lead, needed, overhead, max_sites, capped=None):
     """The least kg over every combination of schedules; infinite when none does the work."""
     best = math.inf
-    for combination in itertools.product(*(schedules(row, lead) for row in rows)):
+    levels = {"t": (2024.0, 1.0)} | ({} if capped is None else {"c": capped})
+    for combination in itertools.product(*(schedules(row, lead, capped) for row in rows)):
         kg, work = sum(kg for kg, _ in combination), 0.0
         for slot in range(len(rows[0])):
             states = [text[slot] for _, text in combination]
             if max_sites is not None and sum(s != "o" for s in states) > max_sites:
                 break
-            trains = states.count("t")
-            work += trains
-            if trains > 1:
-                work -= overhead * trains
-                kg -= sum(
-                    overhead * (2024.0 - 468.0) * row[slot] * KG_PER_W_SLOT
-                    for s, row in zip(states, rows, strict=True)
-                    if s == "t"
-                )
+            trains = [(levels[s], row) for s, row in zip(states, rows, strict=True) if s in levels]
+            share = overhead if len(trains) > 1 else 0.0
+            for (watts, speed), row in trains:
+                work += speed * (1.0 - share)
+                kg -= share * (watts - 468.0) * row[slot] * KG_PER_W_SLOT
         else:
             if work >= needed - 1e-6:
                 best = min(best, kg)
@@ -150,6 +149,47 @@ def test_nothing_beats_it_and_it_exists(rows, lead, needed, overhead, max_sites)
         assert best == math.inf
     else:
         assert bound.emissions_kg == pytest.approx(best, rel=2e-3, abs=1e-9)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    rows=st.lists(st.lists(intensity, min_size=3, max_size=3), min_size=2, max_size=2),
+    lead=st.integers(0, 1),
+    needed=st.integers(1, 12).map(lambda n: n / 3.0),
+    overhead=st.sampled_from([0.0, 0.25]),
+    max_sites=st.sampled_from([None, 1]),
+    capped=st.tuples(st.sampled_from([500.0, 1200.0, 2024.0]), st.sampled_from([0.4, 0.8])),
+)
+@example([[100.0] * 3] * 2, 0, 4.0, 0.25, None, (500.0, 0.4))  # both, together, most of the time
+@example([[100.0, NAN, NAN]] * 2, 0, 1.2, 0.25, None, (1200.0, 0.8))  # one of the two capped
+def test_nothing_beats_it_where_sites_can_be_capped_and_it_exists(
+    rows, lead, needed, overhead, max_sites, capped
+):
+    cost = SiteCost(2024.0, 468.0, 468.0, lead * SLOT, Capped(*capped))
+    named = {"a": rows[0], "b": rows[1]}
+    task = problem(named, needed, cost=cost, overhead_share=overhead, max_sites=max_sites)
+    bound = solve(task)
+    best = least(rows, lead, needed, overhead, max_sites, capped)
+    if bound is None:
+        assert best == math.inf
+        return
+    assert bound.emissions_kg == pytest.approx(best, rel=2e-3, abs=1e-9)
+    floor = floor_kg(task)
+    assert floor is not None
+    assert floor[0] <= bound.emissions_kg + 1e-9
+
+
+def test_a_fleet_of_which_one_site_can_be_capped_has_that_choice_there_alone():
+    """Four slots capped at half the speed do two slots' work, here at a quarter of the power."""
+    values = {"a": [100.0] * 5, "b": [100.0] * 5}
+    task = problem(values, 2.0)
+    one = replace(COST, capped=Capped(506.0, 0.5))
+    mixed = replace(task, sites={"a": one, "b": COST})
+    bound = solve(mixed)
+    assert bound is not None
+    assert bound.plan == {"a": ((START + SLOT, START + 5 * SLOT),), "b": ()}
+    start_kg = 468.0 * 100.0 * KG_PER_W_SLOT
+    assert bound.emissions_kg == pytest.approx(start_kg + 4 * 506.0 * 100.0 * KG_PER_W_SLOT)
 
 
 # -- against feasible schedules of a real length, priced by the ledger --

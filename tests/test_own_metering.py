@@ -93,3 +93,15 @@ def test_what_is_left_is_known_between_cuts_without_cutting():
     assert feed.drawn == []
     meter.cut(START + 700.0)
     assert meter.own(START + 700.0)["a"] == pytest.approx(own)
+
+
+def test_what_is_told_again_and_again_stays_known_and_a_gap_between_is_seen():
+    meter, _, record = metering((0, 50.0), (600, 50.0), (1200, 50.0), (1800, 50.0), (3000, 50.0))
+    for after in (600.0, 1200.0, 1800.0, 2400.0, 3000.0, 3600.0):
+        meter.advance(START + after)
+    meter.cut(START + 3600.0)
+    assert flows(record) == [
+        (pytest.approx(2700.001), pytest.approx(2000.0), 0.0),
+        (3000.0, 0.0, pytest.approx(2000.0)),
+        (3600.0, pytest.approx(2000.0), 0.0),
+    ]

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from uncurtail.core.ending import RunSection, Spent, stop_reason
 from uncurtail.core.forecasts import Experience, Forecast
+from uncurtail.core.microgrid import Carried
 from uncurtail.core.policy import (
     Always,
     Budget,
@@ -356,6 +357,7 @@ views = st.builds(
     forecast=st.none() | forecasts,
     experience=st.none() | st.builds(Experience, st.lists(st.floats(1.0, 1e5), max_size=20)),
     spans=st.none() | st.just(()) | st.just(PLANNED),
+    carried=st.none() | st.builds(Carried, times, st.booleans()),
 )
 costs = st.builds(
     Costs, st.floats(0.0, 1e5), st.floats(0.0, 1e4), st.floats(0.0, 1e4), st.floats(0.0, 7200.0)
@@ -374,13 +376,14 @@ policies = st.sampled_from(
 @settings(deadline=None, max_examples=int(os.environ.get("UNCURTAIL_EXAMPLES", "300")))
 @given(policies, costs, views)
 def test_no_policy_trains_on_unknown_power_or_loses_its_way(policy, costs, known):
-    decision = decide(policy, costs, known)
+    decision, grid = decide(policy, costs, known), known._replace(carried=None)
     assert not math.isnan(decision.revisit)
-    if known.carried_until is not None:  # its own power carries it, whatever the grid is
-        assert decision == (Verdict.TRAIN, known.carried_until)
+    if known.carried is not None:  # its own power carries it, whatever the grid is
+        full = not known.carried.capped or decide(policy, costs, grid).verdict is Verdict.TRAIN
+        assert decision.verdict is (Verdict.TRAIN if full else Verdict.CAPPED)
         return
     if known.value is None:
-        assert decision.verdict is not Verdict.TRAIN
+        assert decision.verdict not in (Verdict.TRAIN, Verdict.CAPPED)
     if not known.window_open and known.spans is None and known.up_since is None:
         assert decision.verdict is not Verdict.TRAIN
 

@@ -25,7 +25,9 @@ from uncurtail.core.orders import Announcement, Desired, Heart, StepReport
 
 RUN_ID = f"test-redis-{os.getpid()}"
 SITES = ["solar", "windy"]
-HEART = Heart(session=3, stepping=True, round=7, steps=2, skew_s=0.25)
+HEART = Heart(
+    session=3, stepping=True, round=7, steps=2, skew_s=0.25, capped=True, trouble="only root may"
+)
 STEP = StepReport("solar", 3, 7, 0, 10, 2.5, 2048, 100.5)
 ANNOUNCEMENT = Announcement(
     epoch=2,
@@ -38,7 +40,7 @@ ANNOUNCEMENT = Announcement(
     sites=2,
 )
 DESIRED = {
-    "solar": Desired(epoch=2, session=3, train=True),
+    "solar": Desired(epoch=2, session=3, train=True, capped=True),
     "windy": Desired(epoch=2, session=1, train=False),
 }
 

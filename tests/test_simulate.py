@@ -21,10 +21,12 @@ from uncurtail.core.ledger import J_PER_KWH, Ledger, Segment
 from uncurtail.core.policy import (
     Always,
     Budget,
+    Capped,
     Costs,
     Deadline,
     Lookahead,
     Threshold,
+    uncapped,
     window,
 )
 from uncurtail.core.signals import Reading, Trace
@@ -33,6 +35,7 @@ from uncurtail.plan.compare import chosen, scenario
 from uncurtail.plan.simulate import Outcome, Scenario, simulate
 
 NODE = Costs(train_power_w=2024.0, idle_power_w=468.0, provision_power_w=468.0, provision_s=300.0)
+TRAINING = (Phase.TRAINING, Phase.CAPPED)
 T0 = 1_768_150_800.0
 HOUR = 3600.0
 
@@ -245,12 +248,15 @@ any_costs = st.builds(
     st.floats(0.0, 1000.0),
     st.floats(0.0, 1000.0),
     st.sampled_from([0.0, 60.0, 300.0, 1800.0]),
+    st.none() | st.builds(Capped, st.floats(0.0, 5000.0), st.floats(0.05, 1.0)),
 )
 any_policy = st.sampled_from(
     [
         Threshold(),
         Threshold(linger_s=600.0, min_up_s=900.0),
         Threshold(stale_after_s=400.0),
+        Threshold(cap_below_g_per_kwh=300.0, linger_s=600.0),
+        Lookahead(cap_below_g_per_kwh=500.0),
         Lookahead(),
         Lookahead(start_share=0.5, leave_before_s=0.0, min_up_s=600.0),
         Deadline(deadline_s=7200.0, replan_s=600.0),
@@ -301,7 +307,7 @@ def check_site(asked, name, site):
     trace_, policy = asked.traces[name], asked.policy
     for phase, start, end in site.phases:
         assert asked.start <= start < end <= asked.until
-        assert phase in (Phase.PROVISIONING, Phase.TRAINING, Phase.IDLE)
+        assert phase in (Phase.PROVISIONING, Phase.TRAINING, Phase.CAPPED, Phase.IDLE)
     assert all(a[2] <= b[1] for a, b in zip(site.phases, site.phases[1:], strict=False))
     # Each start that lasted has one release; one that ends at once leaves no phase.
     assert len(stays(site)) <= site.provisions
@@ -310,11 +316,22 @@ def check_site(asked, name, site):
     for since, until, known in zip(changes.times, ends, changes.known, strict=True):
         if not known:
             for phase, start, end in site.phases:
-                assert phase is not Phase.TRAINING or end <= since or start >= until
+                assert phase not in TRAINING or end <= since or start >= until
 
 
 @settings(deadline=None, max_examples=200)
-@given(grids(), st.sampled_from([Threshold(), Threshold(stale_after_s=400.0), Always()]))
+@given(
+    grids(),
+    st.sampled_from(
+        [
+            Threshold(),
+            Threshold(stale_after_s=400.0),
+            Threshold(cap_below_g_per_kwh=110.0),  # within the other's band
+            Threshold(cap_below_g_per_kwh=300.0),
+            Always(),
+        ]
+    ),
+)
 def test_windows_found_at_once_are_those_that_the_policy_sees_one_by_one(traces, policy):
     for trace_ in traces.values():
         until = T0 + 6 * HOUR
@@ -322,7 +339,7 @@ def test_windows_found_at_once_are_those_that_the_policy_sees_one_by_one(traces,
         times, levels = readings(trace_, T0, until)
         told = [Reading("a", float(t), None if math.isnan(v) else float(v))
                 for t, v in zip(times, levels, strict=True)]  # fmt: skip
-        is_open = False
+        is_open = is_full = False
         for reading, following in zip(told, [*told[1:], None], strict=True):
             end = until if following is None else following.t
             for now in (reading.t, min(end, reading.t + policy.stale_after_s) - 1e-3, end - 1e-3):
@@ -331,24 +348,49 @@ def test_windows_found_at_once_are_those_that_the_policy_sees_one_by_one(traces,
                 is_open = window(policy, reading, was_open=is_open, now=now)
                 at = int(np.searchsorted(found.times, now, side="right")) - 1
                 assert found.open[at] == is_open
+                is_full = window(uncapped(policy), reading, was_open=is_full, now=now)
+                assert found.dim[at] == (is_open and not is_full)
+                assert is_open or not is_full
 
 
 @settings(deadline=None, max_examples=100)
-@given(grids(), st.sampled_from([Threshold(linger_s=600.0), Always()]), st.floats(0.0, 0.5))
-def test_energy_is_what_the_ledger_counts_segment_by_segment(traces, policy, share):
-    sites = dict.fromkeys(traces, NODE)
+@given(
+    grids(),
+    st.sampled_from(
+        [
+            Threshold(linger_s=600.0),
+            Always(),
+            Threshold(cap_below_g_per_kwh=400.0, linger_s=600.0),
+            Threshold(enter_below_g_per_kwh=50.0, cap_below_g_per_kwh=250.0),
+        ]
+    ),
+    st.floats(0.0, 0.5),
+    st.none() | st.builds(Capped, st.floats(0.0, 2024.0), st.floats(0.05, 1.0)),
+)
+def test_energy_and_work_are_what_the_ledger_counts_segment_by_segment(
+    traces, policy, share, capped
+):
+    sites = dict.fromkeys(traces, NODE._replace(capped=capped))
     outcome = simulate(Scenario(policy, sites, traces, T0, T0 + 5 * HOUR, 1e9, share))
-    ledger = Ledger(policy.enter_below_g_per_kwh)
+    ledger, worked_s = Ledger(policy.enter_below_g_per_kwh), 0.0
     training = {name: intervals(site) for name, site in outcome.sites.items()}
     for name, site in outcome.sites.items():
         for phase, start, end in site.phases:
             for a, b in cut(traces.values(), training, start, end):
                 together = sum(any(s <= a < e for s, e in rows) for rows in training.values())
                 power_w = NODE.idle_power_w
-                if phase is Phase.TRAINING:
+                if phase in TRAINING:
                     lost = share if together >= 2 else 0.0
-                    power_w = (1 - lost) * NODE.train_power_w + lost * NODE.idle_power_w
+                    full_w, speed = NODE.train_power_w, 1.0
+                    if phase is Phase.CAPPED:
+                        assert capped is not None
+                        full_w, speed = capped
+                    power_w = (1 - lost) * full_w + lost * NODE.idle_power_w
+                    worked_s += (1 - lost) * speed * (b - a)
                 ledger.add(Segment(name, phase, a, b, power_w, traces[name].at(a)))
+    assert worked_s == pytest.approx(outcome.train_site_s, rel=1e-7, abs=1e-3)
+    by_site_s = sum(site.train_s for site in outcome.sites.values())
+    assert worked_s == pytest.approx(by_site_s, rel=1e-7, abs=1e-3)
     total, energy = ledger.total(), outcome.energy
     for ours, theirs in (
         (energy.energy_j, total.energy_j),
@@ -360,7 +402,7 @@ def test_energy_is_what_the_ledger_counts_segment_by_segment(traces, policy, sha
 
 
 def intervals(site):
-    return [(start, end) for phase, start, end in site.phases if phase is Phase.TRAINING]
+    return [(start, end) for phase, start, end in site.phases if phase in TRAINING]
 
 
 def cut(traces, training, start, end):

@@ -6,24 +6,75 @@ import pytest
 import torch
 
 from tests.virtual import experiment
+from uncurtail.adapters import clock
 from uncurtail.adapters.blobs import BlobError, ObjectStore
 from uncurtail.adapters.redis import SiteState
 from uncurtail.adapters.redis_server import free_port
 from uncurtail.core.orders import Desired
 from uncurtail.core.rounds import Order
+from uncurtail.lm.checkpoint import encode_weights
 from uncurtail.lm.data import Corpus, DataSection, prepare
 from uncurtail.lm.sections import ModelSection
 from uncurtail.lm.trainer import Trainer
 from uncurtail.site.keeper import SnapshotKeeper
 from uncurtail.site.link import Link, Wish
+from uncurtail.site.throttle import Throttle
 from uncurtail.site.worker import Worker
 
 MODEL = {"depth": 1, "vocab_size": 400, "sequence_length": 16}
 
 
+class Wanting(SiteState):
+    """A state plane in memory, whose coordinator lives and wants training at some power.
+
+    `capped` None: nobody says, as after a flush.
+    """
+
+    def __init__(self, *, capped: bool | None):
+        self.capped = capped
+        self.beats = 0
+        self.hearts: list[dict[str, object]] = []
+
+    def exchange(self, heart, steps):
+        self.hearts.append(dict(heart))
+        self.beats += 1
+        capped = self.capped
+        desired = None if capped is None else Desired(1, 1, train=True, capped=capped)
+        return {"epoch": 1, "beat": self.beats}, desired, None, clock.wall()
+
+
+class Ticking:
+    """A clock that moves by a second whenever it is looked at; pauses are free and counted."""
+
+    def __init__(self):
+        self.now_s = 0.0
+        self.paused_s = 0.0
+
+    def now(self):
+        self.now_s += 1.0
+        return self.now_s
+
+    def pause(self, seconds):
+        self.now_s += seconds
+        self.paused_s += seconds
+
+
+def until(condition):
+    for _ in range(1000):
+        if condition():
+            return
+        clock.pause(0.01)
+    raise AssertionError("waited in vain")
+
+
 @pytest.fixture
 def worker(tmp_path):
     """A worker whose state server nobody can reach, and whose coordinator is silent."""
+    nobody = SiteState(f"redis://127.0.0.1:{free_port()}", "run-1", "duck")
+    return working(tmp_path, nobody)
+
+
+def working(tmp_path, state) -> Worker:
     config = experiment(
         fleet={"orphan_after_wall_s": 1.0},
         model=MODEL,
@@ -34,13 +85,12 @@ def worker(tmp_path):
     corpus = Corpus.open(tmp_path / "data")
     home = tmp_path / "sites" / "duck"
     home.mkdir(parents=True)
-    nobody = SiteState(f"redis://127.0.0.1:{free_port()}", "run-1", "duck")
     return Worker(
         config=config,
         folder=home,
         site="duck",
         session=1,
-        link=Link(nobody, "duck", 1),
+        link=Link(state, "duck", 1),
         blobs=ObjectStore(None, tmp_path),
         tell=lambda _row: None,
         trainer=Trainer(config.model, config.train, corpus, 0),
@@ -92,8 +142,6 @@ def consumed(worker):
 
 
 def test_a_base_that_cannot_be_read_now_can_be_asked_for_again(worker):
-    from uncurtail.lm.checkpoint import encode_weights
-
     data = encode_weights(worker.trainer.weights())
     base = f"objects/{hashlib.sha256(data).hexdigest()}"
     reply = worker.execute(order(base=base, base_version=0))
@@ -104,8 +152,6 @@ def test_a_base_that_cannot_be_read_now_can_be_asked_for_again(worker):
 
 
 def test_an_update_is_handed_in_as_soon_as_the_store_is_back(worker, tmp_path):
-    from uncurtail.lm.checkpoint import encode_weights
-
     base = worker.blobs.put_hashed(encode_weights(worker.trainer.weights()))
     worker.config = experiment(fleet={"orphan_after_wall_s": 50.0})
     worker.blobs = Flaky(None, tmp_path)
@@ -117,8 +163,6 @@ def test_an_update_is_handed_in_as_soon_as_the_store_is_back(worker, tmp_path):
 
 
 def test_what_was_trained_and_cannot_be_handed_in_is_not_trained_again(worker, tmp_path):
-    from uncurtail.lm.checkpoint import encode_weights
-
     base = worker.blobs.put_hashed(encode_weights(worker.trainer.weights()))
     worker.blobs = Flaky(None, tmp_path)
     worker.blobs.refuse = 1000
@@ -132,8 +176,6 @@ def test_what_was_trained_and_cannot_be_handed_in_is_not_trained_again(worker, t
 
 
 def test_an_order_in_hand_is_carried_out_without_a_state_server(worker):
-    from uncurtail.lm.checkpoint import encode_weights
-
     base = worker.blobs.put_hashed(encode_weights(worker.trainer.weights()))
     reply = worker.execute(order(base=base, base_version=0))
     assert (reply.steps, reply.error) == (5, None)
@@ -143,9 +185,40 @@ def test_an_order_in_hand_is_carried_out_without_a_state_server(worker):
     assert len((worker.folder / "consumed.jsonl").read_text().splitlines()) == 1
 
 
-def test_a_stand_by_order_that_was_dropped_leaves_its_round_to_another_order(worker):
-    from uncurtail.lm.checkpoint import encode_weights
+def test_a_trainer_slows_down_while_it_is_wanted_capped_and_says_so(tmp_path):
+    state, time = Wanting(capped=True), Ticking()
+    worker = working(tmp_path, state)
+    worker.throttle = Throttle(0.5, None, time.now, time.pause)
+    base = ObjectStore(None, tmp_path).put_hashed(encode_weights(worker.trainer.weights()))
+    until(lambda: worker.link.wish.desired is not None)
+    reply = worker.execute(order(base=base, base_version=0))
+    assert (reply.steps, reply.error) == (5, None)
+    slowed_s = time.paused_s
+    assert slowed_s > 0.0
+    until(lambda: any(heart["capped"] for heart in state.hearts))
 
+    state.capped = False
+    until(lambda: (desired := worker.link.wish.desired) is not None and not desired.capped)
+    reply = worker.execute(order(base=base, base_version=0, round=4))
+    assert (reply.steps, reply.error) == (5, None)
+    assert time.paused_s == slowed_s
+    until(lambda: not state.hearts[-1]["capped"])
+
+
+def test_a_trainer_keeps_to_the_last_word_on_its_power_while_the_state_plane_knows_none(tmp_path):
+    state, time = Wanting(capped=True), Ticking()
+    worker = working(tmp_path, state)
+    worker.throttle = Throttle(0.5, None, time.now, time.pause)
+    base = ObjectStore(None, tmp_path).put_hashed(encode_weights(worker.trainer.weights()))
+    until(lambda: worker.link.wish.desired is not None)
+    worker.execute(order(base=base, base_version=0))
+    state.capped, slowed_s = None, time.paused_s
+    until(lambda: worker.link.wish.desired is None)
+    worker.execute(order(base=base, base_version=0, round=4))
+    assert time.paused_s > slowed_s
+
+
+def test_a_stand_by_order_that_was_dropped_leaves_its_round_to_another_order(worker):
     base = worker.blobs.put_hashed(encode_weights(worker.trainer.weights()))
     worker.config = experiment(fleet={"orphan_after_wall_s": 50.0})
     worker.link.wish = Wish(desired=Desired(epoch=1, session=1, train=False))  # the window shut
@@ -157,8 +230,6 @@ def test_a_stand_by_order_that_was_dropped_leaves_its_round_to_another_order(wor
 
 
 def test_the_optimizer_state_is_on_its_way_to_the_disk_before_the_answer_goes_out(worker, tmp_path):
-    from uncurtail.lm.checkpoint import encode_weights
-
     class Watched(ObjectStore):
         """Notes whether a snapshot was unfinished or done when the update came."""
 

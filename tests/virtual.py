@@ -128,8 +128,12 @@ class Virtual:
         self.folder.resolved.write_text(configuration.dump(self.settings))
         self.store = ObjectStore(None, self.folder.path)
         self.t = unix(START)
-        model = SiteModel(steps_per_s=0.05, latency_s=self.latency_s)
-        models = dict.fromkeys(self.settings.sites, model)
+        models = {
+            name: SiteModel(
+                steps_per_s=0.05, latency_s=self.latency_s, capped_speed=site.capped_speed or 1.0
+            )
+            for name, site in self.settings.sites.items()
+        }
         self.sites = SimulatedSites(models, TOKENS_PER_STEP, self.t, self._consumed)
         self.merger = CountingMerger(self.store)
         if self.traces is None:

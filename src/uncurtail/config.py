@@ -235,6 +235,20 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _a_cap_has_a_site(self) -> Self:
+        policies = {"policy": self.policy} | {
+            f"plan.policies.{name}.policy": row.policy for name, row in self.plan.policies.items()
+        }
+        for name, policy in policies.items():
+            capped = policy.cap_below_g_per_kwh is not None
+            if capped and all(site.capped_power_w is None for site in self.sites.values()):
+                raise ValueError(
+                    f"{name}.cap_below_g_per_kwh caps nothing: give at least one site "
+                    "capped_power_w and capped_speed"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _a_live_source_tells_only_now(self) -> Self:
         source = self.energy.source
         if self.energy.live and (self.clock.speed != 1.0 or self.clock.start != "now"):

@@ -6,10 +6,17 @@ from dataclasses import dataclass
 
 from uncurtail.config import Config
 from uncurtail.core import policy
-from uncurtail.core.events import Event, WindowClosed, WindowOpened
+from uncurtail.core.carried import carried
+from uncurtail.core.events import (
+    Event,
+    WindowCleared,
+    WindowClosed,
+    WindowDimmed,
+    WindowOpened,
+)
 from uncurtail.core.fleet import Phase, SiteState
 from uncurtail.core.forecasts import Experience, Forecast, perfect, tariff
-from uncurtail.core.microgrid import LOOK_AGAIN_S, Own, carried_until, pays_s
+from uncurtail.core.microgrid import LOOK_AGAIN_S, Carried, Own
 from uncurtail.core.planner import Plan, Stand, Work, make_plan
 from uncurtail.core.policy import Costs, Deadline, Decision, Verdict, View
 from uncurtail.core.signals import Reading, usable
@@ -18,11 +25,15 @@ from uncurtail.ports import Forecaster
 
 @dataclass(slots=True)
 class WindowState:
-    """A site's window: open or not, since when (simulated), and how long those before lasted."""
+    """A site's window: open or not, since when (simulated), and how long those before lasted.
+
+    `full`: it is open for full power, and not for capped power only.
+    """
 
     open: bool
     since: float
     experience: Experience
+    full: bool = False
 
 
 class Decider:
@@ -41,20 +52,27 @@ class Decider:
         self._forecaster = forecaster
         self._began = began
         self._costs: dict[str, Costs] = {name: site.costs() for name, site in config.sites.items()}
+        self._policies = {name: policy.at_site(self._policy, c) for name, c in self._costs.items()}
         self._windows = dict(windows)
         self._plan: Plan | None = None
         self._decisions: dict[str, Decision] = {}
         self.trouble: str | None = None  # what a deadline forces, for people to read
         self.own: Mapping[str, Own] = {}  # as of the next decision
-        self._carries: dict[str, bool] = {}
+        self._carried: dict[str, Carried | None] = {}
 
     def watch(self, site: str, reading: Reading | None, t: float, wall_s: float) -> Event | None:
-        """Take in a reading at its time; the event if the window opened or closed by it."""
-        seen = self._windows[site]
-        is_open = policy.window(self._policy, reading, was_open=seen.open, now=t)
-        if is_open == seen.open:
-            return None
+        """Take in a reading at its time; the event if the window changed by it."""
+        seen, own = self._windows[site], self._policies[site]
+        is_open = policy.window(own, reading, was_open=seen.open, now=t)
+        full = policy.window(policy.uncapped(own), reading, was_open=seen.full, now=t)
+        was_full, seen.full = seen.full, full
         value = usable(reading, t, self._policy.stale_after_s)
+        if is_open == seen.open:
+            if not is_open or full == was_full or not self._caps(site) or value is None:
+                return None
+            self._plan = None
+            kind = WindowCleared if full else WindowDimmed
+            return kind(t=t, wall_s=wall_s, site=site, intensity_g_per_kwh=value)
         if not is_open and value is not None:
             seen.experience.add(t - seen.since)
         seen.open, seen.since = is_open, t
@@ -100,9 +118,10 @@ class Decider:
                 experience=seen.experience,
                 spans=None if self._plan is None else self._plan.spans.get(site),
                 own=self.own.get(site),
-                carried_until=self._carry(site, states[site], now),
+                carried=self._carry(site, states[site], now),
+                dim=seen.open and not seen.full and self._caps(site),
             )
-            self._decisions[site] = policy.decide(self._policy, self._costs[site], view)
+            self._decisions[site] = policy.decide(self._policies[site], self._costs[site], view)
 
     def verdict(self, site: str) -> Verdict:
         """What the site should do."""
@@ -119,20 +138,20 @@ class Decider:
             wakes.append(t + LOOK_AGAIN_S)
         return min((wake for wake in wakes if wake > t), default=math.inf)
 
-    def _carry(self, site: str, state: SiteState, now: float) -> float | None:
+    def _carry(self, site: str, state: SiteState, now: float) -> Carried | None:
         section, own = self._config.sites[site].microgrid, self.own.get(site)
         if section is None or own is None:
             return None
-        costs = self._costs[site]
-        start = (costs.provision_s, costs.provision_power_w)
-        start_s = (
-            None if state.up_since is not None else pays_s(section, start, costs.train_power_w)
-        )
         # A coordinator that takes over finds sites that train on their own power, and lets them.
-        before = self._carries.get(site, state.phase is Phase.TRAINING)
-        until = carried_until(section, own, start_s, now, before=before)
-        self._carries[site] = until is not None
-        return until
+        found = {Phase.TRAINING: Carried(now, False), Phase.CAPPED: Carried(now, True)}
+        before = self._carried.get(site, found.get(state.phase))
+        costs = policy.costs_under(self._policies[site], self._costs[site])
+        up = state.up_since is not None
+        self._carried[site] = carried(section, costs, own, now, up=up, before=before)
+        return self._carried[site]
+
+    def _caps(self, site: str) -> bool:
+        return self._policies[site].cap_below_g_per_kwh is not None
 
     def _forecast(self, site: str, now: float) -> Forecast | None:
         return None if self._forecaster is None else self._forecaster.forecast(site, now)
@@ -174,7 +193,7 @@ class Decider:
 
 def _ready_at(state: SiteState, costs: Costs, now: float) -> float | None:
     match state.phase:
-        case Phase.IDLE | Phase.TRAINING:
+        case Phase.IDLE | Phase.TRAINING | Phase.CAPPED:
             return now
         case Phase.PROVISIONING:
             return max(now, state.since + costs.provision_s)

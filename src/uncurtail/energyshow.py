@@ -201,8 +201,8 @@ def _legend(found: _Grids, regions: list[Region]) -> str:
     hours = "local" if any(region.utc_offset_h for region in regions) else "UTC"
     return (
         f"{span} from {iso(regions[0].windows.since)[:16]} UTC, {_kind(found)} intensity; a window "
-        f"opens below {policy.enter_below_g_per_kwh:g} and closes above "
-        f"{policy.leave_above_g_per_kwh:g} gCO2/kWh; hours are {hours}{said}"
+        f"opens below {policy.opens_below_g_per_kwh:g} and closes above "
+        f"{policy.closes_above_g_per_kwh:g} gCO2/kWh; hours are {hours}{said}"
     )
 
 

@@ -74,6 +74,7 @@ class Past:
     ledger: Ledger
     window_since: Mapping[str, float] = field(default_factory=dict)
     experience: Mapping[str, Experience] = field(default_factory=dict)
+    full_windows: Mapping[str, bool] = field(default_factory=dict)
 
 
 class Loop:
@@ -92,6 +93,7 @@ class Loop:
                 past.windows.get(name, False),
                 past.window_since.get(name, past.began),
                 past.experience.get(name, Experience()),
+                past.full_windows.get(name, False),
             )
             for name in config.sites
         }
@@ -206,9 +208,10 @@ class Loop:
         """Training seconds of one site that are left, by the throughput so far."""
         settings, head = self._config.policy, self.rounds.head
         assert isinstance(settings, Deadline)
-        trained = Ledger.from_json(head.ledger, 1.0).total(phase=Phase.TRAINING)
+        speeds = {name: site.capped_speed for name, site in self._config.sites.items()}
+        worked_s = fleet.worked_s(Ledger.from_json(head.ledger, 1.0), speeds)
         budget = self._config.train.budget_tokens
-        return planner.left_site_s(settings, budget, head.tokens, trained.duration_s)
+        return planner.left_site_s(settings, budget, head.tokens, worked_s)
 
     def _reconcile(self, now: Moment) -> None:
         self._acted = False
@@ -278,6 +281,7 @@ class Loop:
             and member(site, session) in online,
             stepping=self._stepping(site),
             busy=self.rounds.busy(site, session),
+            capped=heart is not None and heart.capped,
         )
 
     def _stepping(self, site: str) -> bool:
@@ -285,7 +289,7 @@ class Loop:
         return heart is not None and heart.stepping and heart.session == self._states[site].session
 
     def _trains(self, site: str) -> bool:
-        return self._decider.verdict(site) is Verdict.TRAIN
+        return self._decider.verdict(site) in (Verdict.TRAIN, Verdict.CAPPED)
 
     def _able(self) -> dict[str, int]:
         """The sites that may train now, with their sessions."""
@@ -321,9 +325,15 @@ class Loop:
                 epoch=self._epoch,
                 session=state.session,
                 train=self._trains(site) and state.phase not in (Phase.DRAINING, Phase.RELEASING),
+                capped=self._decider.verdict(site) is Verdict.CAPPED,
             )
             for site, state in self._states.items()
         }
+        unlike = ((Phase.TRAINING, True), (Phase.CAPPED, False))
+        self._acted |= any(
+            wanted.train and (self._states[site].phase, wanted.capped) in unlike
+            for site, wanted in desired.items()
+        )
         answer = self._ports.state.exchange(self._epoch, desired, self.rounds.announcement(now))
         if answer is None:
             return  # out of reach: what was last heard stands
@@ -346,6 +356,7 @@ class Loop:
             "clock": clocks_off(self._hearts, sessions),
         }
         self._troubles.note(messages, now)
+        self._troubles.note_once({f"site {n}": h.trouble for n, h in self._hearts.items()}, now)
 
     def finish_when_drained(self, now: Moment) -> None:
         """End the run once it winds down, every site is gone and no round is open."""
@@ -369,7 +380,7 @@ class Loop:
         self.finished = True
 
     def _next_wake(self, t: float) -> float:
-        wakes = [self._ports.feed.next_change(t), self._decider.next_wake(t)]
+        wakes = [self.meter.next_change(t), self._decider.next_wake(t)]
         if self._acted:  # look whether it helped
             wakes.append(t + 1.0)
         for site, state in self._states.items():

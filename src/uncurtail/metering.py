@@ -71,6 +71,12 @@ class Meter:
         """Take every reading up to `now`, each at its own time, however late this tick comes."""
         return self._take(self._read_until, now)
 
+    def next_change(self, now: float) -> float:
+        """When the grid or the sun is next heard to change."""
+        suns = [] if self._own is None else [m.solar for m in self._own.microgrids.values()]
+        changes = (sun.next_change(now) for sun in suns if sun is not None)
+        return min((self._feed.next_change(now), *changes))
+
     def spent(self, now: float) -> Spent:
         """What was emitted and paid up to `now`, the time since the last cut included."""
         if self._own is not None:
@@ -109,7 +115,8 @@ class Meter:
             soc = self._own.power.soc[name]
             for _, _, flow in self._walk(name, now):
                 soc = flow.soc
-            found[name] = microgrid.own(soc, now, self._sites[name].train_power_w)
+            site = self._sites[name]
+            found[name] = microgrid.own(soc, now, site.train_power_w, site.capped_power_w)
         return found
 
     def _cut(self, until: float) -> None:
@@ -170,7 +177,9 @@ class Meter:
 
     def _mode(self, name: str, t: float) -> Mode:
         assert self._own is not None
-        return self._own.mode(name, self.readings.get(name), t)
+        reading = self.readings.get(name)
+        # A stretch may have begun before its value was told anew: see `_take`.
+        return self._own.mode(name, reading, t if reading is None else max(t, reading.t))
 
     def _value(self, site: str) -> float | None:
         reading = self.readings.get(site)
@@ -182,12 +191,16 @@ class Meter:
         taken = [reading for reading in self._feed.readings(after, until) if self._is_new(reading)]
         for reading in taken:
             before = self.readings.get(reading.site)
-            if before is None or before.value != reading.value:
+            if before is None or before.value != reading.value or self._lapsed(before, reading):
                 self.cut(min(reading.t, until))
             self.readings[reading.site] = reading
             self._record.reading(reading)
         self._read_until = max(self._read_until, until)
         return taken
+
+    def _lapsed(self, before: Reading, reading: Reading) -> bool:
+        """Whether the grid was unknown to batteries for a while before the same was told anew."""
+        return self._own is not None and stale_at(self._own.policy, before) < reading.t
 
     def _is_new(self, reading: Reading) -> bool:
         """Not one that an earlier coordinator took in."""

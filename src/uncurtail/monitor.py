@@ -3,6 +3,7 @@
 On a terminal, one live picture; elsewhere, one line per thing worth knowing.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,7 +30,9 @@ from uncurtail.core.events import (
     StopRequested,
     Trouble,
     UpdateRejected,
+    WindowCleared,
     WindowClosed,
+    WindowDimmed,
     WindowOpened,
     decode,
 )
@@ -37,6 +40,7 @@ from uncurtail.runfolder import READINGS, STEPS, RunFolder, lines_from
 
 _COLOURS = {
     "training": "bold green",
+    "capped": "green",
     "idle": "cyan",
     "provisioning": "yellow",
     "draining": "magenta",
@@ -206,9 +210,11 @@ class Monitor:
     def _take(self, event: Event) -> None:
         self.t, self.seen_at = event.t, clock.monotonic()
         match event:
-            case WindowOpened(site=site):
+            case WindowOpened(site=site, intensity_g_per_kwh=value):
+                self._site(site).curtailed = value < self._dim_from()
+            case WindowCleared(site=site):
                 self._site(site).curtailed = True
-            case WindowClosed(site=site):
+            case WindowDimmed(site=site) | WindowClosed(site=site):
                 self._site(site).curtailed = False
             case SitePhase(site=site, phase=phase):
                 self._site(site).phase = phase
@@ -227,27 +233,48 @@ class Monitor:
     def _site(self, name: str) -> _Seen:
         return self.sites.setdefault(name, _Seen())
 
+    def _dim_from(self) -> float:
+        """From this intensity on an open window is for capped power only."""
+        policy = self.config.policy
+        caps = policy.cap_below_g_per_kwh is not None
+        return policy.enter_below_g_per_kwh if caps else math.inf
+
     def _line(self, event: Event) -> str:
         clock_text = datetime.fromtimestamp(event.t, tz=UTC).strftime("%d %b %H:%M")
-        what = describe(event)
+        what = describe(event, self._dim_from())
         return f"{clock_text}  {what}" if what else ""
 
 
-def describe(event: Event) -> str:
+def describe(event: Event, dim_from_g_per_kwh: float = math.inf) -> str:
     """An event in plain words; empty for those that only a machine wants."""
-    return _of_a_site(event) or _of_the_run(event)
+    return _of_a_window(event, dim_from_g_per_kwh) or _of_a_site(event) or _of_the_run(event)
 
 
-def _of_a_site(event: Event) -> str:
+def _of_a_window(event: Event, dim_from_g_per_kwh: float) -> str:
     match event:
+        case WindowOpened(site=site, intensity_g_per_kwh=value) if value >= dim_from_g_per_kwh:
+            return f"{site}: clean enough for capped power, {value:.0f} g/kWh"
         case WindowOpened(site=site, intensity_g_per_kwh=value):
             return f"{site}: curtailed, {value:.0f} g/kWh"
+        case WindowDimmed(site=site, intensity_g_per_kwh=value):
+            return (
+                f"{site}: no longer curtailed, {value:.0f} g/kWh, but clean enough to go on capped"
+            )
+        case WindowCleared(site=site, intensity_g_per_kwh=value):
+            return f"{site}: curtailed, {value:.0f} g/kWh, full power again"
         case WindowClosed(site=site, intensity_g_per_kwh=None):
             return f"{site}: nobody knows its power: not curtailed"
         case WindowClosed(site=site, intensity_g_per_kwh=value):
             return f"{site}: no longer curtailed, {value:.0f} g/kWh"
+        case _:
+            return ""
+
+
+def _of_a_site(event: Event) -> str:
+    match event:
         case SitePhase(site=site, phase=phase, session=session):
-            return "" if phase in ("idle", "training") else f"{site}: {phase} (session {session})"
+            quiet = phase in ("idle", "training", "capped")
+            return "" if quiet else f"{site}: {phase} (session {session})"
         case SiteReleased(site=site, cause=cause):
             return "" if cause == "drained" else f"{site}: session {cause}"
         case UpdateRejected(site=site, steps=steps, reason=reason):

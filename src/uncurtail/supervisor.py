@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from uncurtail.adapters import certificates, children, clock
+from uncurtail.adapters import certificates, children, clock, gpu_limits
 from uncurtail.adapters.flower_commands import Flower
 from uncurtail.adapters.redis import reachable
 from uncurtail.adapters.redis_server import EmbeddedRedis, free_port, plan_embedded
@@ -262,6 +262,10 @@ class Supervisor:
         ):
             clock.pause(0.05)
         children.kill_marked(self.folder.run_id)
+        for site in self.config.sites:
+            why = gpu_limits.restore(self.folder.site(site) / gpu_limits.RECORD)
+            if why is not None:
+                self.monitor.say(f"{site}: its GPUs keep the power limit of capped training: {why}")
         for child in self.procs.values():
             child.wait()
         children.reap([])

@@ -1,5 +1,6 @@
 """What fails outside, told in the event log: at once, and once a minute while it lasts."""
 
+import math
 from collections.abc import Callable, Mapping
 
 from uncurtail.core.events import Trouble
@@ -27,6 +28,13 @@ class Troubles:
             elif now.wall_s - self._told.get(source, 0.0) > AGAIN_WALL_S:
                 self._told[source] = now.wall_s
                 self._emit(Trouble(t=now.t, wall_s=now.wall_s, source=source, message=message))
+
+    def note_once(self, messages: Mapping[str, str | None], now: Moment) -> None:
+        """Tell what will stay as it is, once until it is gone."""
+        for source, message in messages.items():
+            self.note({source: message}, now)
+            if message is not None:
+                self._told[source] = math.inf
 
 
 def clocks_off(hearts: Mapping[str, Heart], sessions: Mapping[str, int]) -> str | None:

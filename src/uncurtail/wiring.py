@@ -19,7 +19,9 @@ from uncurtail.core.events import (
     Evaluated,
     Event,
     RoundOpened,
+    WindowCleared,
     WindowClosed,
+    WindowDimmed,
     WindowOpened,
     unix,
 )
@@ -249,6 +251,7 @@ def past(config: Config, folder: RunFolder, head: Commit, start: float) -> Past:
         windows=_windows(config.sites, events),
         window_since={e.site: e.t for e in events if isinstance(e, WindowOpened | WindowClosed)},
         experience=_experience(config.sites, events),
+        full_windows=_full_windows(config, events),
         ledger=Ledger.from_segments((row.segment for row in power), clean_below),
     )
 
@@ -313,6 +316,22 @@ def _experience(sites: Iterable[str], events: Iterable[Event]) -> dict[str, Expe
             if since is not None and event.intensity_g_per_kwh is not None:
                 found[event.site].add(event.t - since)
     return found
+
+
+def _full_windows(config: Config, events: Iterable[Event]) -> dict[str, bool]:
+    """Which sites' windows were open for full power; one may have opened dim, or become it."""
+    full = dict.fromkeys(config.sites, False)
+    for event in events:
+        match event:
+            case WindowOpened(site=site, intensity_g_per_kwh=value):
+                full[site] = value < config.policy.enter_below_g_per_kwh
+            case WindowCleared(site=site):
+                full[site] = True
+            case WindowDimmed(site=site) | WindowClosed(site=site):
+                full[site] = False
+            case _:
+                pass
+    return full
 
 
 def _windows(sites: Iterable[str], events: Iterable[Event]) -> dict[str, bool]:

@@ -24,15 +24,32 @@ class SiteModel:
     steps_per_s: float
     boot_s: float = 60.0
     latency_s: float = 1.5  # one way through Flower
+    capped_speed: float = 1.0  # the share of `steps_per_s` at capped power
+
+
+@dataclass(frozen=True, slots=True)
+class _Pace:
+    """From when on a session takes so many steps a second, and how many it had taken."""
+
+    since: float
+    done: float
+    steps_per_s: float
+
+    def at(self, t: float) -> float:
+        return self.done + (t - self.since) * self.steps_per_s
 
 
 @dataclass(slots=True)
 class _Work:
-    """The order a session is busy with. `began` None: a stand-by order waiting for its round."""
+    """The order a session is busy with. `began` None: a stand-by order waiting for its round.
+
+    `paces` are those since it began, a new one for each change of power.
+    """
 
     order: Order
     began: float | None = None
     until: float = math.inf
+    paces: list[_Pace] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -60,6 +77,7 @@ class SimulatedSites:
         self.cut_off_until = -math.inf  # the state plane is out of reach until then
         self.lost_replies = 0  # so many of the next replies are lost on the way
         self.doubled_replies = 0  # so many of the next replies arrive twice
+        self.complaints: dict[str, str] = {}  # what a site says that it could not do
         self.skew_s = 0.0  # how far the clocks of the sites are off
         self._models = models
         self._tokens_per_step = tokens_per_step
@@ -156,6 +174,7 @@ class SimulatedSites:
         for site, sessions in self._sessions.items():
             for session in sessions.values():
                 session.desired = desired.get(site)
+                self._set_pace(site, session)
                 self._advance_session(site, session)
         steps, self._steps = self._steps, []
         return self._hearts(), steps
@@ -168,7 +187,11 @@ class SimulatedSites:
                     work = session.work
                     stepping = work is not None and work.began is not None
                     number = 0 if work is None else work.order.round
-                    hearts[site] = Heart(session.number, stepping, number, 0, self.skew_s)
+                    capped = session.desired is not None and session.desired.capped
+                    complaint = self.complaints.get(site)
+                    hearts[site] = Heart(
+                        session.number, stepping, number, 0, self.skew_s, capped, complaint
+                    )
         return hearts
 
     # -- a session --
@@ -190,7 +213,7 @@ class SimulatedSites:
 
     def _progress(self, site: str, session: _Session, work: _Work) -> bool:
         """Whether the session is done with its work."""
-        if work.began is None and not self._begin(work):
+        if work.began is None and not self._begin(site, session, work):
             late = work.order.base is not None
             if not late and not self._unwanted(session, work.order):
                 return False
@@ -200,24 +223,38 @@ class SimulatedSites:
         if end > self.now and not self._unwanted(session, work.order):
             return False
         assert work.began is not None
-        seconds = max(0.0, min(self.now, end) - work.began)
-        done = math.floor(seconds * self._models[site].steps_per_s + 1e-9)
+        steps = work.paces[-1].at(max(work.paces[-1].since, min(self.now, end)))
+        done = math.floor(steps + 1e-9)
         self._finish(session, work, min(done, count_steps(work.order.intervals)))
         return True
 
-    def _begin(self, work: _Work) -> bool:
+    def _set_pace(self, site: str, session: _Session) -> None:
+        """Step at the speed that is wanted from now on."""
+        work, model = session.work, self._models[site]
+        if work is None or work.began is None:
+            return
+        capped = session.desired is not None and session.desired.capped
+        steps_per_s = model.steps_per_s * (model.capped_speed if capped else 1.0)
+        if not work.paces:
+            work.paces.append(_Pace(work.began, 0.0, steps_per_s))
+        elif work.paces[-1].steps_per_s != steps_per_s:
+            work.paces.append(_Pace(self.now, work.paces[-1].at(self.now), steps_per_s))
+
+    def _begin(self, site: str, session: _Session, work: _Work) -> bool:
         order, announced = work.order, self._announced
         if order.base is not None and self.now >= order.not_after_wall:
             return False
         if order.base is not None:
             work.began = self.now
             work.until = self.now + order.train_for_wall_s
+            self._set_pace(site, session)
             return True
         if announced is None or (announced.epoch, announced.round) != (order.epoch, order.round):
             return False
         work.order = replace(order, base_version=announced.base_version, base=announced.base)
         work.began = self.now
         work.until = self.now + announced.close_in_wall_s
+        self._set_pace(site, session)
         return True
 
     def _unwanted(self, session: _Session, order: Order) -> bool:
@@ -232,8 +269,9 @@ class SimulatedSites:
 
     def _end(self, site: str, work: _Work) -> float:
         assert work.began is not None
-        leased_s = count_steps(work.order.intervals) / self._models[site].steps_per_s
-        return min(work.began + leased_s, work.until)
+        pace = work.paces[-1]
+        left_s = (count_steps(work.order.intervals) - pace.done) / pace.steps_per_s
+        return min(pace.since + left_s, work.until)
 
     def _finish(self, session: _Session, work: _Work, steps: int) -> None:
         order = work.order
@@ -259,8 +297,6 @@ class SimulatedSites:
         self._reply(reply)
 
     def _reports(self, order: Order, work: _Work, steps: int) -> Sequence[StepReport]:
-        assert work.began is not None
-        rate = self._models[order.site].steps_per_s
         rows = [(e, s) for e, start, stop in order.intervals for s in range(start, stop)][:steps]
         return [
             StepReport(
@@ -271,7 +307,7 @@ class SimulatedSites:
                 step=step,
                 loss=1.0,
                 tokens=self._tokens_per_step,
-                wall_s=round(work.began + (index + 1) / rate, 3),
+                wall_s=round(_taken_at(work.paces, index + 1), 3),
             )
             for index, (epoch, step) in enumerate(rows)
         ]
@@ -286,6 +322,12 @@ class SimulatedSites:
         if self.doubled_replies > 0:
             self.doubled_replies -= 1
             self._mail.append((at + 1.0, reply))
+
+
+def _taken_at(paces: Sequence[_Pace], steps: int) -> float:
+    """When so many steps had been taken."""
+    pace = next(p for p in reversed(paces) if p.done < steps)
+    return pace.since + (steps - pace.done) / pace.steps_per_s
 
 
 def _bare(reply: Reply) -> Reply:

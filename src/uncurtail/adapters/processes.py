@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 
-from uncurtail.adapters import children, clock
+from uncurtail.adapters import children, clock, gpu_limits
 from uncurtail.core import slots
 from uncurtail.core.fleet import SiteSection
 from uncurtail.runfolder import RunFolder
@@ -93,7 +93,7 @@ class ProcessProvisioner:
             children.signal_pid(process.pid, signal.SIGKILL)
 
     def alive(self) -> dict[str, frozenset[int]]:
-        """The sessions with a living leader. What a dead leader left behind is killed here."""
+        """The sessions with a living leader. What a dead leader left behind is put right here."""
         found: dict[str, set[int]] = {}
         processes = self._look()
         for process in processes:
@@ -102,6 +102,8 @@ class ProcessProvisioner:
         for process in processes:
             if process.site and process.session not in found.get(process.site, set()):
                 children.signal_pid(process.pid, signal.SIGKILL)
+        for site in self._sites.keys() - found.keys():
+            gpu_limits.restore(self._run / "sites" / site / gpu_limits.RECORD)
         return {site: frozenset(sessions) for site, sessions in found.items()}
 
     def _look(self) -> list[children.Marked]:

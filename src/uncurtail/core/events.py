@@ -67,6 +67,27 @@ class WindowClosed(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WindowDimmed(Event):
+    """An open window is for capped power only, from now on: clean, but not curtailed.
+
+    One that opens at `policy.enter_below_g_per_kwh` or above is dim from the start, without this.
+    """
+
+    site: str
+    intensity_g_per_kwh: float
+    decided_by: ClassVar[str] = "uncurtail.core.policy.window"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowCleared(Event):
+    """A dim window is for full power again."""
+
+    site: str
+    intensity_g_per_kwh: float
+    decided_by: ClassVar[str] = "uncurtail.core.policy.window"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SiteProvisioned(Event):
     """A session of a site was asked for; it ends with exactly one `SiteReleased`."""
 

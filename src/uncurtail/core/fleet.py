@@ -7,14 +7,16 @@ again with the same arguments asks for the same things; a lost command is repair
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from uncurtail.core.clouds import ExalsiusSection, ExalsiusSite, FleetKind
 from uncurtail.core.events import Event, SitePhase, SiteProvisioned, SiteReleased
+from uncurtail.core.ledger import Ledger
 from uncurtail.core.microgrid import MicrogridSection
 from uncurtail.core.nodes import RemoteSection
-from uncurtail.core.policy import Costs, Verdict
+from uncurtail.core.policy import Capped, Costs, Verdict
 from uncurtail.core.section import Section
 
 
@@ -25,6 +27,7 @@ class Phase(StrEnum):
     PROVISIONING = "provisioning"
     IDLE = "idle"
     TRAINING = "training"
+    CAPPED = "capped"  # training at less power, and slower
     DRAINING = "draining"  # finishing its step
     RELEASING = "releasing"  # has stopped computing: hands in its work, and goes
 
@@ -41,6 +44,12 @@ class SiteSection(Section):
     idle_power_w: float = Field(default=468.0, ge=0)  # the paper's 4xA100 node
     train_power_w: float = Field(default=2024.0, ge=0)
     provision_power_w: float | None = Field(default=None, ge=0)  # unset: idle_power_w
+    # Capped operation: what it draws then, and the share of its training speed that is left. Both
+    # to be measured, at `capped_gpu_limit_w` for each of its GPUs. Without that limit, or where
+    # the driver refuses it, the trainer pauses between steps until its speed is that share.
+    capped_power_w: float | None = Field(default=None, gt=0)
+    capped_speed: float | None = Field(default=None, gt=0, le=1)
+    capped_gpu_limit_w: float | None = Field(default=None, gt=0)
     price_eur_per_kwh: float | None = Field(default=None, ge=0)
     threads: int = Field(default=1, ge=1)  # of all its ranks together
     ranks: int = Field(default=1, ge=1)  # processes that share each step; one for each GPU
@@ -51,8 +60,18 @@ class SiteSection(Section):
     cpus: str | None = None  # "0-15,32"
     exalsius: ExalsiusSite = ExalsiusSite()
 
+    @model_validator(mode="after")
+    def _capped_operation_is_whole(self) -> Self:
+        if (self.capped_power_w is None) != (self.capped_speed is None):
+            raise ValueError("capped_power_w and capped_speed go together: give both, or neither")
+        if self.capped_power_w is not None and self.capped_power_w > self.train_power_w:
+            raise ValueError("capped_power_w is above train_power_w: a cap draws less")
+        if self.capped_gpu_limit_w is not None and None in (self.capped_power_w, self.cuda_devices):
+            raise ValueError("capped_gpu_limit_w needs capped_power_w, and GPUs in cuda_devices")
+        return self
+
     def power_w(self, phase: Phase) -> float:
-        """Watts drawn in a phase; a draining site still finishes its step."""
+        """Watts drawn in a phase; a draining site still finishes its step, at full power."""
         match phase:
             case Phase.RELEASED:
                 return 0.0
@@ -64,11 +83,20 @@ class SiteSection(Section):
                 return self.idle_power_w
             case Phase.TRAINING | Phase.DRAINING:
                 return self.train_power_w
+            case Phase.CAPPED:
+                capped_w = self.capped_power_w
+                return self.train_power_w if capped_w is None else capped_w
 
     def costs(self) -> Costs:
         """What policies weigh."""
-        power_w = self.power_w(Phase.PROVISIONING)
-        return Costs(self.train_power_w, self.idle_power_w, power_w, self.provision_s)
+        power_w, speed = self.capped_power_w, self.capped_speed
+        return Costs(
+            self.train_power_w,
+            self.idle_power_w,
+            self.power_w(Phase.PROVISIONING),
+            self.provision_s,
+            None if power_w is None or speed is None else Capped(power_w, speed),
+        )
 
 
 class FleetSection(Section):
@@ -105,13 +133,14 @@ class SiteState:
 class Seen:
     """What is seen of a site now: living sessions, and the state of the believed one.
 
-    `busy`: an order is out whose answer may still come.
+    `busy`: an order is out whose answer may still come. `capped`: it keeps to its capped power.
     """
 
     sessions: frozenset[int] = field(default_factory=frozenset)
     ready: bool = False
     stepping: bool = False
     busy: bool = False
+    capped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,12 +210,13 @@ def _own_session(
             return _released(site, state, verdict, seen, now)
         case Phase.PROVISIONING:
             return _provisioning(site, state, verdict, seen, now)
-        case Phase.IDLE | Phase.TRAINING:
+        case Phase.IDLE | Phase.TRAINING | Phase.CAPPED:
             if not alive:
                 return Step(_ended(site, state, now, failed=True), released_as="lost")
             if verdict is Verdict.REST:
                 return _draining(site, state, seen, now)
-            return Step(_enter(state, Phase.TRAINING if seen.stepping else Phase.IDLE, now))
+            works = Phase.CAPPED if seen.capped else Phase.TRAINING
+            return Step(_enter(state, works if seen.stepping else Phase.IDLE, now))
         case Phase.DRAINING:
             if not alive:
                 return Step(_ended(site, state, now, failed=False), released_as="drained")
@@ -219,7 +249,7 @@ def _released(
     if state.session in seen.sessions:  # released by belief, still there: say it again
         return Step(state, (Release(site.name, state.session),))
     # A stray goes first: it may hold the GPU that a new session needs.
-    wanted = verdict in (Verdict.TRAIN, Verdict.READY)
+    wanted = verdict in (Verdict.TRAIN, Verdict.CAPPED, Verdict.READY)
     if seen.sessions or not wanted or now[1] < state.retry_wall:
         return Step(state)
     started = _enter(
@@ -260,6 +290,18 @@ def _ended(site: Site, state: SiteState, now: tuple[float, float], *, failed: bo
         failures=failures,
         retry_wall=now[1] + wait_s,
     )
+
+
+def worked_s(ledger: Ledger, speeds: Mapping[str, float | None], site: str | None = None) -> float:
+    """Training in seconds of a site at full power: a capped second counts by the site's speed.
+
+    `speeds` are the sites' `capped_speed`; `site` None: the sum over all sites.
+    """
+    total_s = ledger.total(site=site, phase=Phase.TRAINING).duration_s
+    for name, speed in speeds.items():
+        if speed is not None and site in (None, name):
+            total_s += speed * ledger.total(site=name, phase=Phase.CAPPED).duration_s
+    return total_s
 
 
 def replay(sites: Iterable[str], events: Iterable[Event]) -> dict[str, SiteState]:

@@ -91,12 +91,21 @@ class Own(NamedTuple):
     """What a site has of its own at some time.
 
     `soc` is its state of charge, 0-1; `surplus_w` what the sun yields beyond training power
-    (negative: short of it); `lasts_s` for how long sun and battery carry all of its training.
+    (negative: short of it); `lasts_s` for how long sun and battery carry all of its training, and
+    `capped_lasts_s` all of its capped training, 0 where it knows none.
     """
 
     soc: float
     surplus_w: float
     lasts_s: float
+    capped_lasts_s: float = 0.0
+
+
+class Carried(NamedTuple):
+    """Until when own power alone carries a site's training, full or `capped`."""
+
+    until: float
+    capped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,10 +178,12 @@ class Microgrid:
         in_s = (edge - soc) * self.section.battery_wh * S_PER_H / net_w
         return start + in_s if SHORTEST_S < in_s < end - start - SHORTEST_S else end
 
-    def own(self, soc: float, t: float, load_w: float) -> Own:
-        """What the site has at `t` for a load."""
+    def own(self, soc: float, t: float, load_w: float, capped_w: float | None = None) -> Own:
+        """What the site has at `t` for a load, and for a lesser one."""
         solar_w = self.solar_w(t)
-        return Own(soc, solar_w - load_w, self._lasts_s(soc, solar_w, load_w))
+        lasts_s = self._lasts_s(soc, solar_w, load_w)
+        capped_s = 0.0 if capped_w is None else self._lasts_s(soc, solar_w, capped_w)
+        return Own(soc, solar_w - load_w, lasts_s, capped_s)
 
     def _lasts_s(self, soc: float, solar_w: float, load_w: float) -> float:
         """How long sun and battery carry all of a load: no forecast, see `SUN_HELD_S`."""

@@ -9,11 +9,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """What a session should do. A newer epoch ends whatever an older one ordered."""
+    """What a session should do. A newer epoch ends whatever an older one ordered.
+
+    `capped`: train at the site's capped power. It stands here and not in the order, because it may
+    change in the middle of one; the last word heard holds while the state plane is away.
+    """
 
     epoch: int
     session: int
     train: bool
+    capped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +48,18 @@ class Announcement:
 
 @dataclass(frozen=True, slots=True)
 class Heart:
-    """A trainer's own word, written several times a second and at every change."""
+    """A trainer's own word, written several times a second and at every change.
+
+    `capped`: it keeps to its capped power now. `trouble` is what it could not do, in one line.
+    """
 
     session: int
     stepping: bool
     round: int
     steps: int
     skew_s: float
+    capped: bool = False
+    trouble: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,7 @@ class Stand:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What is left to do: so many seconds of one site's training, by unix time `deadline`."""
+    """What is left to do: so many seconds of one site at full power, by unix time `deadline`."""
 
     now: float
     deadline: float
@@ -92,7 +92,8 @@ def make_plan(policy: Deadline, work: Work, stands: Mapping[str, Stand]) -> Plan
 
     Sites of which nothing is forecast run in their windows, and all sites run on any known power
     once the time that is left is only just enough. A deadline that cannot be met is missed by as
-    little as possible: everything runs. Called again whenever something is learned.
+    little as possible: everything runs, at full power. Where a site can be capped, the plan caps it
+    in the slots in which that is cheaper for the work. Called again whenever something is learned.
     """
     if work.train_site_s <= 0.0 or not stands:
         return Plan(dict.fromkeys(stands, ()))
@@ -124,7 +125,7 @@ def make_plan(policy: Deadline, work: Work, stands: Mapping[str, Stand]) -> Plan
 def left_site_s(
     policy: Deadline, budget_tokens: int, tokens: int, trained_s: float
 ) -> float | None:
-    """Seconds of one site's training that are left: by what was measured, or by what was declared.
+    """Seconds of one site at full power that are left: by what was measured, or was declared.
 
     `trained_s` took `tokens` so far. None when neither says anything yet.
     """
@@ -167,6 +168,7 @@ def _grid(policy: Deadline, work: Work, stands: Sequence[Stand]) -> Grid:
     known = prices[np.isfinite(prices)]
     # What nobody speaks of is as bad as the worst that is known: unknown power is never green.
     worst = float(known.max(initial=policy.leave_above_g_per_kwh))
+    capped = _capped(stands)
     return Grid(
         edges=edges,
         prices=np.where(np.isfinite(prices), prices, worst),
@@ -177,7 +179,19 @@ def _grid(policy: Deadline, work: Work, stands: Sequence[Stand]) -> Grid:
         ready_at=np.array([_or(stand.ready_at, math.inf) for stand in stands]),
         round_overhead_share=work.round_overhead_share,
         max_sites=work.max_sites,
+        capped_w=None if capped is None else capped[0],
+        capped_speed=None if capped is None else capped[1],
     )
+
+
+def _capped(stands: Sequence[Stand]) -> tuple[Array, Array] | None:
+    """Each site's capped power and speed; None where no site can be capped."""
+    costs = [stand.costs for stand in stands]
+    if all(cost.capped is None for cost in costs):
+        return None
+    rows = [cost.capped or (cost.train_power_w, 1.0) for cost in costs]
+    powers_w, speeds = np.array(rows).T
+    return powers_w, speeds
 
 
 def _prices(policy: Deadline, stand: Stand, edges: Array) -> Array:
@@ -206,7 +220,8 @@ def _means(forecast: Forecast, edges: Array) -> Array:
 def _spans(edges: Array, schedule: Schedule, row: int) -> tuple[Span, ...]:
     spans: list[Span] = []
     for slot in np.flatnonzero(schedule.up[row]):
-        verdict = Verdict.TRAIN if schedule.train[row, slot] else Verdict.READY
+        trains = Verdict.CAPPED if schedule.capped[row, slot] else Verdict.TRAIN
+        verdict = trains if schedule.train[row, slot] else Verdict.READY
         start, end = float(edges[slot]), float(edges[slot + 1])
         if spans and spans[-1].end == start and spans[-1].verdict is verdict:
             start = spans.pop().start

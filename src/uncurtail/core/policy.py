@@ -5,145 +5,58 @@ that the loop and the simulator ask, each time something changes.
 """
 
 import math
-from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Literal, NamedTuple, Self
-
-from pydantic import Discriminator, Field, Tag, TypeAdapter, model_validator
+from typing import NamedTuple
 
 from uncurtail.core.forecasts import Experience, Forecast
 from uncurtail.core.ledger import J_PER_KWH
-from uncurtail.core.microgrid import Own
-from uncurtail.core.section import Section
+from uncurtail.core.microgrid import Carried, Own
+
+# The sections are part of what a policy is: their readers find them here.
+from uncurtail.core.policies import KINDS as KINDS
+from uncurtail.core.policies import Always as Always
+from uncurtail.core.policies import AnyPolicy as AnyPolicy
+from uncurtail.core.policies import Budget as Budget
+from uncurtail.core.policies import Deadline as Deadline
+from uncurtail.core.policies import Lookahead as Lookahead
+from uncurtail.core.policies import P as P
+from uncurtail.core.policies import PolicySection as PolicySection
+from uncurtail.core.policies import Threshold as Threshold
+from uncurtail.core.policies import counts_money as counts_money
+from uncurtail.core.policies import kind_of as kind_of
+from uncurtail.core.policies import read_policy as read_policy
+from uncurtail.core.policies import uncapped as uncapped
 from uncurtail.core.signals import Reading, usable
-
-
-class PolicySection(Section):
-    """What every policy shares: when a site counts as curtailed, and how long it stays at least."""
-
-    enter_below_g_per_kwh: float = Field(default=100.0, gt=0)
-    leave_above_g_per_kwh: float = Field(default=120.0, gt=0)
-    # A site that was just paid for stays provisioned (idle, never training) this long, so that a
-    # short spike does not cost a second start.
-    min_up_s: float = Field(default=0.0, ge=0)
-    # Three missed 5-minute publications.
-    stale_after_s: float = Field(default=900.0, gt=0)
-
-    @model_validator(mode="after")
-    def _bands_do_not_cross(self) -> Self:
-        if self.leave_above_g_per_kwh < self.enter_below_g_per_kwh:
-            raise ValueError("leave_above_g_per_kwh is below enter_below_g_per_kwh: it would flap")
-        return self
-
-
-class Always(PolicySection):
-    """The baseline that never waits: trains on any power, known or not."""
-
-    kind: Literal["always"] = "always"
-
-
-class Threshold(PolicySection):
-    """Run while the intensity is low."""
-
-    kind: Literal["threshold"] = "threshold"
-    # Keep training this long after the intensity rose, while it is known. The prototype had 600.
-    linger_s: float = Field(default=0.0, ge=0)
-
-
-class Lookahead(PolicySection):
-    """Run in the windows that pay for a start; with a forecast, see their ends coming.
-
-    Without a forecast it learns from the windows so far how they go on.
-    """
-
-    kind: Literal["lookahead"] = "lookahead"
-    # A start pays when its energy is at most this share of the training that it buys.
-    start_share: float = Field(default=0.03, gt=0, le=1)
-    # Leave so long before a predicted end that the last step is done: no less than one step.
-    leave_before_s: float = Field(default=30.0, ge=0)
-    # Whether a start may be made ahead of a window, on power that is not clean yet.
-    start_ahead: bool = True
-
-
-class Budget(PolicySection):
-    """As `threshold`, until so much is emitted or spent."""
-
-    kind: Literal["budget"] = "budget"
-    linger_s: float = Field(default=0.0, ge=0)
-    max_kg: float | None = Field(default=None, gt=0)
-    max_eur: float | None = Field(default=None, gt=0)
-
-    @model_validator(mode="after")
-    def _something_is_limited(self) -> Self:
-        if self.max_kg is None and self.max_eur is None:
-            raise ValueError("kind 'budget' needs max_kg or max_eur")
-        return self
-
-
-class Deadline(PolicySection):
-    """Finish by a time with the least emissions, or at the least cost; see `core.planner`."""
-
-    kind: Literal["deadline"] = "deadline"
-    deadline_s: float = Field(gt=0)  # after the start of the run
-    objective: Literal["emissions", "cost"] = "emissions"
-    # Training site-hours that the token budget takes. Unset: measured while the run goes on.
-    site_hours: float | None = Field(default=None, gt=0)
-    replan_s: float = Field(default=900.0, gt=0)
-
-
-KINDS = ("always", "threshold", "lookahead", "deadline", "budget")
-
-
-def kind_of(value: Any) -> str:
-    """The kind that a table or a section names; files from before there were several name none."""
-    if isinstance(value, Mapping):
-        return str(value.get("kind", "threshold"))
-    return str(getattr(value, "kind", "threshold"))
-
-
-AnyPolicy = Annotated[
-    Annotated[Always, Tag("always")]
-    | Annotated[Threshold, Tag("threshold")]
-    | Annotated[Lookahead, Tag("lookahead")]
-    | Annotated[Deadline, Tag("deadline")]
-    | Annotated[Budget, Tag("budget")],
-    Discriminator(kind_of),
-]
-_ANY: TypeAdapter[AnyPolicy] = TypeAdapter(AnyPolicy)
-
-
-def read_policy(body: Mapping[str, Any]) -> AnyPolicy:
-    """The policy of a resolved config.
-
-    Raises:
-        ValueError: It is none.
-    """
-    return _ANY.validate_python(body)
-
-
-def counts_money(policy: PolicySection) -> bool:
-    """Whether the policy needs to know what a kWh costs."""
-    if isinstance(policy, Deadline):
-        return policy.objective == "cost"
-    return isinstance(policy, Budget) and policy.max_eur is not None
 
 
 class Verdict(StrEnum):
     """What a site should do now."""
 
     TRAIN = "train"  # in a window
+    CAPPED = "capped"  # in a window, but at less power: it is clean, and not curtailed
     READY = "ready"  # be provisioned, started for it if need be; do not train
     HOLD = "hold"  # stay provisioned, do not train
     REST = "rest"  # drain and release
 
 
+class Capped(NamedTuple):
+    """Training at less power (W), and the share of the training speed that is left then."""
+
+    power_w: float
+    speed: float
+
+
 class Costs(NamedTuple):
-    """What a site draws in W, and how long a start takes in simulated seconds."""
+    """What a site draws in W, and how long a start takes in simulated seconds.
+
+    `capped` is None for a site that trains at full power only.
+    """
 
     train_power_w: float
     idle_power_w: float
     provision_power_w: float
     provision_s: float
+    capped: Capped | None = None
 
 
 class Span(NamedTuple):
@@ -159,8 +72,9 @@ class View(NamedTuple):
 
     `value` is its usable intensity (g/kWh), None when unknown; `since` is when its window last
     opened or closed; `up_since` when its session was asked for, None when it is released. `spans`
-    is its part of a plan, None when there is none. `own` is its battery and sun, None without; they
-    carry all of its load until `carried_until` (`core.microgrid.carried_until`), None: not now.
+    is its part of a plan, None when there is none. `own` is its battery and sun, None without;
+    `carried` is what of its training they carry alone, None: nothing. `dim`: the window is open,
+    but only for capped power.
     """
 
     now: float
@@ -172,7 +86,8 @@ class View(NamedTuple):
     experience: Experience | None = None
     spans: tuple[Span, ...] | None = None
     own: Own | None = None
-    carried_until: float | None = None
+    carried: Carried | None = None
+    dim: bool = False
 
 
 class Decision(NamedTuple):
@@ -189,10 +104,24 @@ REST = Decision(Verdict.REST)
 TRAIN = Decision(Verdict.TRAIN)
 
 
-def window(policy: PolicySection, reading: Reading | None, *, was_open: bool, now: float) -> bool:
-    """Whether the site is curtailed: hysteresis over usable readings; unknown is never curtailed.
+def at_site(policy: P, costs: Costs) -> P:
+    """The policy as it holds for a site: without a cap at one that declares no capped power."""
+    if policy.cap_below_g_per_kwh is None or costs.capped is not None:
+        return policy
+    return uncapped(policy)
 
-    `always` is the baseline of a site that never waits: open whatever the reading says.
+
+def costs_under(policy: PolicySection, costs: Costs) -> Costs:
+    """What a site costs under a policy: one without a cap knows no capped power."""
+    return costs if policy.cap_below_g_per_kwh is not None else costs._replace(capped=None)
+
+
+def window(policy: PolicySection, reading: Reading | None, *, was_open: bool, now: float) -> bool:
+    """Whether the site may train: hysteresis over usable readings; unknown is never curtailed.
+
+    Under a policy that caps, a window opens below `cap_below_g_per_kwh`, and is dim while that of
+    the `uncapped` policy is not open: each has its own hysteresis, and the second lies within the
+    first. `always` is the baseline of a site that never waits: open whatever the reading says.
     """
     if isinstance(policy, Always):
         return True
@@ -200,31 +129,53 @@ def window(policy: PolicySection, reading: Reading | None, *, was_open: bool, no
     if value is None:
         return False
     if was_open:
-        return value <= policy.leave_above_g_per_kwh
-    return value < policy.enter_below_g_per_kwh
+        return value <= policy.closes_above_g_per_kwh
+    return value < policy.opens_below_g_per_kwh
 
 
 def decide(policy: PolicySection, costs: Costs, view: View) -> Decision:
     """What a site should do now, by what is known of it.
 
-    Unknown power never trains: with `view.value` None the verdict is HOLD, READY or REST, whatever
-    the policy, but for `always`, and for a site that its own power carries alone: that is known,
-    whatever the grid's is. No policy is asked about a site's health: a start that fails is the
+    Unknown power never trains, capped or not: with `view.value` None the verdict is HOLD, READY or
+    REST, whatever the policy, but for `always`, and for a site that its own power carries alone:
+    that is known, whatever the grid's is. Own power that carries full power comes first; then what
+    the grid allows at full power; then own power that carries the capped power. A plan says itself
+    at which power; all others train at full power in a window that is not dim, and capped in one
+    that is, or after it. No policy is asked about a site's health: a start that fails is the
     fleet's to repeat.
     """
     if isinstance(policy, Always):
         return TRAIN
-    if view.carried_until is not None:
-        return Decision(Verdict.TRAIN, view.carried_until)
+    carried = view.carried
+    if carried is not None and not carried.capped:
+        return Decision(Verdict.TRAIN, carried.until)
+    decision = _by_grid(policy, costs, view)
+    if carried is None or decision.verdict is Verdict.TRAIN:
+        return decision
+    return Decision(Verdict.CAPPED, min(carried.until, decision.revisit))
+
+
+def _by_grid(policy: PolicySection, costs: Costs, view: View) -> Decision:
+    """What the power of the grid allows."""
+    planned = isinstance(policy, Deadline) and view.spans is not None
     if isinstance(policy, Lookahead):
         decision = _lookahead(policy, costs, view)
-    elif isinstance(policy, Deadline) and view.spans is not None:
+    elif planned:
         decision = _planned(view)
     else:
         decision = _threshold(policy, view)
-    if decision.verdict is Verdict.REST:
-        return _held(policy, view, decision)
-    return decision
+    match decision.verdict:
+        case Verdict.REST:
+            return _held(policy, view, decision)
+        case Verdict.TRAIN if not planned and _is_dim(policy, view):
+            return decision._replace(verdict=Verdict.CAPPED)
+        case _:
+            return decision
+
+
+def _is_dim(policy: PolicySection, view: View) -> bool:
+    """Whether power is too dirty for full power, within the window or beyond it (`linger_s`)."""
+    return view.dim or (policy.cap_below_g_per_kwh is not None and not view.window_open)
 
 
 def _held(policy: PolicySection, view: View, decision: Decision) -> Decision:
@@ -253,7 +204,7 @@ def _planned(view: View) -> Decision:
         if view.now < span.start:
             return Decision(Verdict.REST, span.start)
         if view.now < span.end:
-            unknown = view.value is None and span.verdict is Verdict.TRAIN
+            unknown = view.value is None and span.verdict in (Verdict.TRAIN, Verdict.CAPPED)
             return Decision(Verdict.HOLD if unknown else span.verdict, span.end)
     return REST
 
@@ -266,7 +217,7 @@ def _lookahead(policy: Lookahead, costs: Costs, view: View) -> Decision:
         return REST if forecast is None else _between(policy, costs, view, forecast)
     if forecast is None:
         return _by_experience(policy, costs, view)
-    end = forecast.clean_until(view.now, policy.leave_above_g_per_kwh)
+    end = forecast.clean_until(view.now, policy.closes_above_g_per_kwh)
     if view.up_since is None:
         pays_s = _pays_s(policy, costs)
         # A doubtful forecast has to promise more: the shorter the window, the likelier an error.
@@ -300,13 +251,13 @@ def _by_experience(policy: Lookahead, costs: Costs, view: View) -> Decision:
 def _between(policy: Lookahead, costs: Costs, view: View, forecast: Forecast) -> Decision:
     """Between windows: hold over a gap, or start ahead of the next, where that is cheaper."""
     now = view.now
-    after = forecast.clean_until(now, policy.leave_above_g_per_kwh)
+    after = forecast.clean_until(now, policy.closes_above_g_per_kwh)
     after = after if view.window_open else now  # a window about to end is not the next
-    opens = forecast.clean_from(after, policy.enter_below_g_per_kwh)
+    opens = forecast.clean_from(after, policy.opens_below_g_per_kwh)
     # A forecast that takes this for a window already was wrong about it: it cannot say the next.
     if not now < opens < forecast.until:
         return Decision(Verdict.REST, forecast.until)
-    ends = forecast.clean_until(opens, policy.leave_above_g_per_kwh)
+    ends = forecast.clean_until(opens, policy.closes_above_g_per_kwh)
     if ends - opens < min(_pays_s(policy, costs) - costs.provision_s, forecast.until - opens):
         return Decision(Verdict.REST, opens)
     start_g, ahead = _start(policy, costs, forecast, (now, opens, ends))
@@ -328,12 +279,12 @@ def _start(
     """What another start costs in g at least, and whether that is one ahead of the window.
 
     A start inside the window costs the training that could have been: by the threshold's own word
-    a kWh trained is worth `enter_below_g_per_kwh`.
+    a kWh trained is worth the intensity below which a window opens.
     """
     now, opens, ends = times
     power_w, start_s = costs.provision_power_w, costs.provision_s
     clean = forecast.mean(opens, min(ends, opens + max(start_s, 1.0)))
-    worth = max(0.0, policy.enter_below_g_per_kwh - (clean or 0.0))
+    worth = max(0.0, policy.opens_below_g_per_kwh - (clean or 0.0))
     lost_g = costs.train_power_w * start_s / J_PER_KWH * worth
     inside_g = power_w * start_s / J_PER_KWH * (clean or 0.0) + lost_g
     ahead_g = _grams(power_w, forecast, opens - start_s, opens)

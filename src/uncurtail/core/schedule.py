@@ -1,9 +1,10 @@
 """Stage 2, the arithmetic of plans: the cheapest slots in which to get an amount of work done.
 
 A Lagrangian decomposition. Were a second of training worth some price, each site alone could choose
-its best sequence of off, provisioning, idle and training by dynamic programming; the higher the
-price, the more is trained. The least price at which enough is trained gives the schedule, and what
-is too much is taken off its dearest ends. The dual value bounds every schedule from below.
+its best sequence of off, provisioning, idle and training, capped or not, by dynamic programming;
+the higher the price, the more is trained. The least price at which enough is trained gives the
+schedule, and what is too much is taken off its dearest ends. The dual value bounds every schedule
+from below.
 """
 
 import math
@@ -29,7 +30,8 @@ class Grid:
     """Slots (T,) between `edges` (T + 1,) in unix seconds, and S sites.
 
     `prices` (S, T) are what a kWh costs, in any unit; powers (S,) in W. `ready_at` (S,) is when a
-    site's session can train, infinite for one that is released.
+    site's session can train, infinite for one that is released. `capped_w` and `capped_speed` (S,)
+    are None where no site can be capped; one that cannot has its full power there.
     """
 
     edges: Array
@@ -41,6 +43,8 @@ class Grid:
     ready_at: Array
     round_overhead_share: float = 0.0
     max_sites: int | None = None
+    capped_w: Array | None = None
+    capped_speed: Array | None = None
 
     @property
     def lengths_s(self) -> Array:
@@ -56,10 +60,14 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Per site and slot, (S, T): whether it is up, provisioning included, and whether it trains."""
+    """Per site and slot, (S, T): whether it is up, provisioning included, and whether it trains.
+
+    `capped`: it trains at its capped power.
+    """
 
     up: Mask
     train: Mask
+    capped: Mask
 
 
 class _Sites:
@@ -68,6 +76,11 @@ class _Sites:
     def __init__(self, grid: Grid) -> None:
         self.train = grid.cost(grid.train_w).T[:, :, None]
         self.idle = grid.cost(grid.idle_w).T[:, :, None]
+        self.capped: Array | None = None
+        self.speed = np.ones((len(grid.prices), 1))
+        if grid.capped_w is not None and grid.capped_speed is not None:
+            self.capped = grid.cost(grid.capped_w).T[:, :, None]
+            self.speed = grid.capped_speed[:, None]
         self.lengths_s = grid.lengths_s
         self.slots = len(self.lengths_s)
         provision = np.cumsum(grid.cost(grid.provision_w), axis=1)
@@ -99,23 +112,29 @@ def cheapest(grid: Grid, train_site_s: float) -> Schedule | None:
             if not number
             else np.linspace(low, high, _PRICES)
         )
-        up, train = _solve(sites, worth)
-        enough = np.flatnonzero(_work_s(grid, train) >= train_site_s)
+        found = _solve(sites, worth)
+        enough = np.flatnonzero(_work_s(grid, found[1], found[2]) >= train_site_s)
         if not enough.size:
             return best
         first = int(enough[0])
-        best = Schedule(up[:, :, first].T.copy(), train[:, :, first].T.copy())
+        best = Schedule(*(mask[:, :, first].T.copy() for mask in found))
         low, high = (float(worth[first - 1]) if first else 0.0), float(worth[first])
     assert best is not None
     return _trimmed(grid, _capped(grid, best), train_site_s)
 
 
-def _solve(sites: _Sites, worth: Array) -> tuple[Mask, Mask]:
-    """Each site's best schedule if a second of training were worth this: (T, S, L) up, train."""
+def _solve(sites: _Sites, worth: Array) -> tuple[Mask, Mask, Mask]:
+    """Each site's best if a second of training were worth this: (T, S, L) up, train, capped."""
     shape = (sites.slots + 1, sites.train.shape[1], len(worth))
     on, off = np.zeros(shape), np.zeros(shape)
     rows = np.arange(shape[1])
-    gain = sites.train - worth * sites.lengths_s[:, None, None]
+    second = worth * sites.lengths_s[:, None, None]
+    gain = sites.train - second
+    slower = np.zeros(gain.shape, dtype=bool)
+    if sites.capped is not None:
+        capped = sites.capped - sites.speed * second
+        slower = capped < gain - _TIE
+        gain = np.where(slower, capped, gain)
     run = np.minimum(gain, sites.idle)
     started = np.full((sites.slots, *shape[1:]), np.inf)
     for t in range(sites.slots - 1, -1, -1):
@@ -125,7 +144,8 @@ def _solve(sites: _Sites, worth: Array) -> tuple[Mask, Mask]:
         started[t] = np.where(fits[:, None], sites.start[t] + on[after, rows], np.inf)
         np.minimum(off[t + 1], started[t], out=off[t])
         np.minimum(on[t], off[t], out=on[t])
-    return _follow(sites, gain, run, (on, off, started))
+    up, train = _follow(sites, gain, run, (on, off, started))
+    return up, train, train & slower
 
 
 def _follow(
@@ -143,14 +163,21 @@ def _follow(
     return up, train
 
 
-def _work_s(grid: Grid, train: Mask) -> Array:
+def _work_s(grid: Grid, train: Mask, capped: Mask) -> Array:
     """Training site-seconds of each of the L schedules: (T, S, L) -> (L,)."""
     together: Array = train.sum(axis=1).astype(np.float64)
+    allowed = together
     if grid.max_sites is not None:
-        together = np.minimum(together, grid.max_sites)
-    share = np.where(together >= 2, 1.0 - grid.round_overhead_share, 1.0)
-    work: Array = (together * share * grid.lengths_s[:, None]).sum(axis=0)
-    return work
+        allowed = np.minimum(together, grid.max_sites)
+    share = np.where(allowed >= 2, 1.0 - grid.round_overhead_share, 1.0)
+    work: Array = (allowed * share * grid.lengths_s[:, None]).sum(axis=0)
+    if grid.capped_speed is None:
+        return work
+    speeds = np.where(capped, grid.capped_speed[:, None], 1.0)
+    # Of more sites than may be up, each is taken to be as fast as their mean.
+    mean = (train * speeds).sum(axis=1) / np.maximum(together, 1.0)
+    slower: Array = (allowed * mean * share * grid.lengths_s[:, None]).sum(axis=0)
+    return slower
 
 
 def _capped(grid: Grid, schedule: Schedule) -> Schedule:
@@ -161,48 +188,104 @@ def _capped(grid: Grid, schedule: Schedule) -> Schedule:
     dear = np.where(schedule.up, grid.prices, np.inf)
     rank = dear.argsort(axis=0, kind="stable").argsort(axis=0, kind="stable")
     allowed = schedule.up & (rank < cap)
-    return Schedule(allowed, schedule.train & allowed)
+    return Schedule(allowed, schedule.train & allowed, schedule.capped & allowed)
+
+
+class _Trim:
+    """A schedule while it loses what is too much; `cost` is what each slot costs while it is up."""
+
+    def __init__(self, grid: Grid, schedule: Schedule) -> None:
+        self.grid = grid
+        self.up, self.train = schedule.up.copy(), schedule.train.copy()
+        self.capped = schedule.capped.copy()
+        self.idle = grid.cost(grid.idle_w)
+        self.cost = np.where(self.train, grid.cost(grid.train_w), self.idle)
+        self.speed = np.ones(self.train.shape)
+        # No site can be capped: every slot is taken to be so already.
+        self.slow_cost, self.slow_speed = self.cost, self.speed
+        if grid.capped_w is not None and grid.capped_speed is not None:
+            self.slow_cost = grid.cost(grid.capped_w)
+            self.slow_speed = np.broadcast_to(grid.capped_speed[:, None], self.train.shape)
+            self.cost = np.where(self.capped, self.slow_cost, self.cost)
+            self.speed = np.where(self.capped, self.slow_speed, self.speed)
+
+    def work_s(self) -> float:
+        masks = (self.train.T[:, :, None], self.capped.T[:, :, None])
+        return float(_work_s(self.grid, *masks)[0])
+
+    def cut(self, row: int, gone: slice, untrained: slice) -> None:
+        """Take these slots off: no longer up, and no longer trained."""
+        self.up[row, gone] = self.train[row, gone] = self.train[row, untrained] = False
+        self.cost[row, untrained] = self.idle[row, untrained]
+        self.capped &= self.train
+
+    def slow_down(self, row: int, slot: int) -> None:
+        """Cap this slot."""
+        self.capped[row, slot] = True
+        self.cost[row, slot] = self.slow_cost[row, slot]
+        self.speed[row, slot] = self.slow_speed[row, slot]
+
+    def lost_s(self) -> Array:
+        """The work that goes with each trained slot, (S, T)."""
+        count, share = self.train.sum(axis=0), self.grid.round_overhead_share
+        total = np.where(self.train, self.speed, 0.0).sum(axis=0)
+        # The last but one to leave spares the other its overhead.
+        pair = self.speed * (1.0 - 2.0 * share) - share * (total - 2.0 * self.speed)
+        work = np.where(count == 2, pair, self.speed * (1.0 - share))
+        lost: Array = np.where(count == 1, self.speed, work) * self.grid.lengths_s
+        return lost
 
 
 def _trimmed(grid: Grid, schedule: Schedule, train_site_s: float) -> Schedule:
-    """Without what is too much: whole stays or their ends, the dearest for their work first."""
-    up, train = schedule.up.copy(), schedule.train.copy()
-    cost_up = np.where(train, grid.cost(grid.train_w), grid.cost(grid.idle_w))
-    excess_s = float(_work_s(grid, train.T[:, :, None])[0]) - train_site_s
-    while (cut := _dearest(grid, up, train, cost_up, excess_s)) is not None:
-        row, gone, untrained = cut
-        up[row, gone] = train[row, gone] = train[row, untrained] = False
-        cost_up[row, untrained] = grid.cost(grid.idle_w)[row, untrained]
-        excess_s = float(_work_s(grid, train.T[:, :, None])[0]) - train_site_s
-    return Schedule(up, train)
+    """Without what is too much: whole stays, their ends or their speed, the dearest work first."""
+    trim = _Trim(grid, schedule)
+    while True:
+        excess_s = trim.work_s() - train_site_s
+        (worth, _), cut = _dearest(trim, excess_s)
+        slower_worth, slower = _dearest_speed(trim, excess_s)
+        if slower is not None and slower_worth > worth:
+            trim.slow_down(*slower)
+        elif cut is not None:
+            trim.cut(*cut)
+        else:
+            return Schedule(trim.up, trim.train, trim.capped)
 
 
 Cut = tuple[int, slice, slice]  # site, slots no longer up, slots no longer trained
 
 
-def _dearest(grid: Grid, up: Mask, train: Mask, cost: Array, excess_s: float) -> Cut | None:
+def _dearest(trim: _Trim, excess_s: float) -> tuple[tuple[float, int], Cut | None]:
     """The stay, or the end of one, that saves most for the work it gives up, if that is spare."""
     best: tuple[float, int] = (-math.inf, 0)
     found: Cut | None = None
-    count, share = train.sum(axis=0), grid.round_overhead_share
-    idle = grid.cost(grid.idle_w)
-    # The last but one to leave spares the other its overhead.
-    work = np.where(count == 2, 1.0 - 2.0 * share, 1.0 - share)
-    work = np.where(count == 1, 1.0, work) * grid.lengths_s
+    up, train, cost, ready_at = trim.up, trim.train, trim.cost, trim.grid.ready_at
+    work = trim.lost_s()
     for row in range(len(up)):
-        for gone, untrained in _cuts(up[row], train[row], bool(grid.ready_at[row] < math.inf)):
-            lost = train[row, gone].copy()
-            lost_s = float((work[gone] * lost).sum())
+        for gone, untrained in _cuts(up[row], train[row], bool(ready_at[row] < math.inf)):
+            lost_s = float((work[row, gone] * train[row, gone]).sum())
             saved = float(cost[row, gone].sum())
             if untrained != gone:  # it starts later: this slot is for starting now
-                lost_s += float(work[untrained].sum())
-                saved += float((cost[row] - idle[row])[untrained].sum())
+                lost_s += float(work[row, untrained].sum())
+                saved += float((cost[row] - trim.idle[row])[untrained].sum())
             if lost_s > excess_s + 1e-6:
                 continue
             ratio = saved / lost_s if lost_s > 0.0 else math.inf
             if (ratio, gone.start) > best:
                 best, found = (ratio, gone.start), (row, gone, untrained)
-    return found
+    return best, found
+
+
+def _dearest_speed(trim: _Trim, excess_s: float) -> tuple[float, tuple[int, int] | None]:
+    """The slot at full power that saves most for the work it gives up capped, if that is spare."""
+    share = np.where(trim.train.sum(axis=0) >= 2, 1.0 - trim.grid.round_overhead_share, 1.0)
+    lost_s = (trim.speed - trim.slow_speed) * share * trim.grid.lengths_s
+    saved = trim.cost - trim.slow_cost
+    may = trim.train & ~trim.capped & (lost_s > 0.0) & (lost_s <= excess_s + 1e-6)
+    if not (may & (saved > 0.0)).any():
+        return -math.inf, None
+    worth = np.where(may, saved, -math.inf) / np.where(may, lost_s, 1.0)
+    row, slot = divmod(int(worth.argmax()), worth.shape[1])
+    return float(worth[row, slot]), (row, slot)
 
 
 def _cuts(up: Mask, train: Mask, runs: bool) -> list[tuple[slice, slice]]:

@@ -72,9 +72,9 @@ def find(trace: Trace, policy: PolicySection, since: float, until: float) -> Win
     if not since < until < np.inf:
         raise ValueError(f"the trace has nothing between {since} and {until}")
     times, values = _with_staleness(trace, policy.stale_after_s, until)
-    low = values < policy.enter_below_g_per_kwh
+    low = values < policy.opens_below_g_per_kwh
     # A value within the band says nothing new; NaN is within no band.
-    says = low | ~(values <= policy.leave_above_g_per_kwh)
+    says = low | ~(values <= policy.closes_above_g_per_kwh)
     last = np.maximum.accumulate(np.where(says, np.arange(len(says)), -1))
     is_open = np.where(last >= 0, low[last], False)
     edges = np.diff(np.concatenate(([0], is_open.astype(np.int8), [0])))

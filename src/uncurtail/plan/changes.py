@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from uncurtail.core.policy import Always, PolicySection
+from uncurtail.core.policy import Always, PolicySection, uncapped
 from uncurtail.core.signals import PLAUSIBLE_G_PER_KWH, Trace
 
 Array = NDArray[np.float64]
@@ -17,11 +17,13 @@ class Changes:
     """The times at which a site's state changes, and the state from each on; all shape (n,).
 
     `known`: the power is known. `open`: so is its window, which is never so on unknown power.
+    `dim`: it is open for capped power only.
     """
 
     times: list[float]
     known: list[bool]
     open: list[bool]
+    dim: list[bool]
 
 
 def find_changes(policy: PolicySection, trace: Trace, start: float, until: float) -> Changes:
@@ -34,16 +36,25 @@ def find_changes(policy: PolicySection, trace: Trace, start: float, until: float
     times, values = _gone_stale(times, values, policy.stale_after_s, until)
     low, high = PLAUSIBLE_G_PER_KWH
     known = (values >= low) & (values <= high)
-    enters = known & (values < policy.enter_below_g_per_kwh)
-    leaves = ~known | (values > policy.leave_above_g_per_kwh)
+    is_open = _opened(policy, values, known)
+    dim = np.zeros_like(is_open)
+    if policy.cap_below_g_per_kwh is not None:
+        dim = is_open & ~_opened(uncapped(policy), values, known)
+    differs = [series[1:] != series[:-1] for series in (known, is_open, dim)]
+    changed = np.append(True, np.logical_or.reduce(differs))
+    return Changes(times[changed].tolist(), *(s[changed].tolist() for s in (known, is_open, dim)))
+
+
+def _opened(policy: PolicySection, values: Array, known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether the window is open from each reading on."""
+    if isinstance(policy, Always):
+        return np.ones(len(values), dtype=bool)
+    enters = known & (values < policy.opens_below_g_per_kwh)
+    leaves = ~known | (values > policy.closes_above_g_per_kwh)
     # In between, hysteresis: the last that was decided holds; closed at first.
     said = np.where(enters | leaves, np.arange(len(values)), -1)
     last = np.maximum.accumulate(said)
-    is_open = np.where(last >= 0, enters[np.maximum(last, 0)], False)
-    if isinstance(policy, Always):
-        is_open = np.ones(len(values), dtype=bool)
-    changed = np.append(True, (known[1:] != known[:-1]) | (is_open[1:] != is_open[:-1]))
-    return Changes(times[changed].tolist(), known[changed].tolist(), is_open[changed].tolist())
+    return np.asarray(np.where(last >= 0, enters[np.maximum(last, 0)], False))
 
 
 def readings(trace: Trace, start: float, until: float) -> tuple[Array, Array]:

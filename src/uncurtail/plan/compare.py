@@ -108,7 +108,9 @@ def variants(config: Config) -> dict[str, PlanVariant]:
         "leave_above_g_per_kwh": config.policy.leave_above_g_per_kwh,
         "stale_after_s": config.policy.stale_after_s,
     }
-    found: dict[str, PlanVariant] = {config.policy.kind: PlanVariant(policy=config.policy)}
+    caps = config.policy.cap_below_g_per_kwh is not None
+    own = f"{config.policy.kind}-capped" if caps else config.policy.kind
+    found: dict[str, PlanVariant] = {own: PlanVariant(policy=config.policy)}
     rivals: tuple[AnyPolicy, ...] = (Always(**bands), Threshold(**bands), Lookahead(**bands))
     for policy in rivals:
         found.setdefault(policy.kind, PlanVariant(policy=policy))

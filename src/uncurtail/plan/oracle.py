@@ -1,12 +1,13 @@
 """The physical limit: the least emissions for the same work, had everything been known before.
 
-Time is cut into slots; in each a site is off, being provisioned, idle, or training, and it trains
-whole slots. The least is a mixed-integer program for HiGHS. Unknown intensity is never used.
+Time is cut into slots; in each a site is off, being provisioned, idle, or training, at full power
+or capped, and it trains whole slots. The least is a mixed-integer program for HiGHS. Unknown
+intensity is never used.
 """
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncurtail.core.microgrid import Microgrid
+from uncurtail.core.policy import Capped
 from uncurtail.core.signals import Trace
 from uncurtail.plan.ownprogram import own_shape
 from uncurtail.plan.program import WHOLE, Array, Program, Shape, build, slot_means
@@ -34,19 +36,21 @@ NOTHING_KG = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class SiteCost:
-    """What a site draws (W) in each state, and how long a start takes (s)."""
+    """What a site draws (W) in each state, how long a start takes (s), how fast a capped one is."""
 
     train_power_w: float
     idle_power_w: float
     provision_power_w: float
     provision_s: float
+    capped: Capped | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
     """The work, where it may be done, and until when.
 
-    `train_site_s` is training time summed over sites, rounded up to what whole slots yield.
+    `train_site_s` is training time summed over sites, rounded up to what whole slots yield; a
+    capped slot yields its site's speed.
     `overhead_share` is the share of a slot that a site idles, neither training nor saving work,
     while two or more sites train in it: shared rounds wait for each other, a lone site for nobody.
     In arXiv:2602.22760 it is 1 - 504 s / 648 s = 2/9 of a round. `max_sites` counts sites that
@@ -122,7 +126,9 @@ def floor_kg(problem: Problem) -> tuple[float, float] | None:
     if problem.microgrids:
         hours = problem.train_site_s / HOUR_S / len(problem.sites)
         return 0.0, hours
-    kg = np.sort(shape.known * shape.train_w[:, None] * problem.slot_s / 3.6e9, axis=None)
+    # By the power that a slot's work takes where that is least, as if every slot gave a whole one.
+    least_w = np.min(shape.train_w / shape.speeds, axis=0)
+    kg = np.sort(shape.known * least_w[:, None] * problem.slot_s / 3.6e9, axis=None)
     needed = shape.slots_needed
     kg = kg[np.isfinite(kg)][: math.ceil(needed)]
     if kg.size < needed:
@@ -153,12 +159,14 @@ def _shape(problem: Problem) -> Shape:
     slot_s = problem.slot_s
     num_slots = max(0, math.floor(problem.deadline_s / slot_s + 1e-9))
     costs = list(problem.sites.values())
+    train_w, speeds = _levels(costs)
     return Shape(
         known=np.array(
             [slot_means(problem.traces[s], problem.start, num_slots, slot_s) for s in problem.sites]
         ),
         slot_s=slot_s,
-        train_w=np.array([cost.train_power_w for cost in costs]),
+        train_w=train_w,
+        speeds=speeds,
         idle_w=np.array([cost.idle_power_w for cost in costs]),
         provision_w=np.array([cost.provision_power_w for cost in costs]),
         leads=tuple(_lead(cost.provision_s / slot_s) for cost in costs),
@@ -172,6 +180,16 @@ def _shape(problem: Problem) -> Shape:
             if site in problem.microgrids
         ),
     )
+
+
+def _levels(costs: Sequence[SiteCost]) -> tuple[Array, Array]:
+    """Power and speed of every site at full power, and capped if any site can be."""
+    full_w = [cost.train_power_w for cost in costs]
+    if all(cost.capped is None for cost in costs):
+        return np.array([full_w]), np.ones((1, len(costs)))
+    # One that cannot be capped is capped to what it is: that level gives it nothing.
+    capped_w, speeds = np.array([cost.capped or (cost.train_power_w, 1.0) for cost in costs]).T
+    return np.array([full_w, capped_w]), np.array([np.ones(len(costs)), speeds])
 
 
 def _lead(slots: float) -> tuple[float, ...]:
@@ -299,7 +317,8 @@ def _dilate(slots: NDArray[np.bool_], near: int) -> NDArray[np.bool_]:
 def _hold(program: Program, variables: Array, held: NDArray[np.bool_]) -> tuple[Array, Array]:
     """Bounds that hold every site's state at its value in these slots."""
     lower, upper = np.zeros_like(program.upper), program.upper.copy()
-    states = np.concatenate([held, held, np.zeros_like(held)])
+    whole = [held] * (1 + program.num_levels)
+    states = np.concatenate([*whole, np.zeros_like(held)])
     at = np.flatnonzero(np.tile(states, program.num_sites))
     lower[at] = upper[at] = np.round(variables[at])
     return lower, upper
@@ -329,7 +348,7 @@ def _bound(problem: Problem, shape: Shape, program: Program, answer: _Answer) ->
             return None
         least_kg = max(floor[0], answer.bound_kg) if problem.microgrids else floor[0]
         return Bound(least_kg, floor[1], math.inf, {})
-    training = program.states(answer.variables)[:, 1] > 0.5
+    training = program.trains(answer.variables) > 0.5
     plan = {
         site: _spans(training[i], problem.start, problem.slot_s)
         for i, site in enumerate(problem.sites)

@@ -1,8 +1,9 @@
 """A site's own power in virtual time: its battery and sun from event to event, joule by joule."""
 
+from uncurtail.core.carried import carried
 from uncurtail.core.fleet import Phase
 from uncurtail.core.ledger import J_PER_KWH, Segment, tally
-from uncurtail.core.microgrid import Microgrid, Own, carried_until, pays_s
+from uncurtail.core.microgrid import Carried, Microgrid, Own
 from uncurtail.core.policy import Costs
 from uncurtail.core.signals import Trace
 from uncurtail.plan.integrate import Energy
@@ -14,15 +15,16 @@ class OwnSite:
     def __init__(
         self, microgrid: Microgrid, costs: Costs, trace: Trace, price: Trace | None, clean: float
     ) -> None:
-        """`clean`: the intensity (g/kWh) below which the battery is spared."""
+        """`clean`: the intensity (g/kWh) below which the battery is spared.
+
+        `costs` are as under the policy: without `capped` the site is never capped.
+        """
         self._microgrid = microgrid
         self._costs = costs
         self._trace = trace
         self._price = price
         self._clean = clean
-        self._carries = False
-        start = (costs.provision_s, costs.provision_power_w)
-        self._pays_s = pays_s(microgrid.section, start, costs.train_power_w)
+        self._carried: Carried | None = None
         self.soc = microgrid.section.battery_initial_soc
         self.energy = Energy()
 
@@ -42,14 +44,14 @@ class OwnSite:
 
     def own(self, now: float) -> Own:
         """What there is at the end of the last draw."""
-        return self._microgrid.own(self.soc, now, self._costs.train_power_w)
+        capped_w = None if self._costs.capped is None else self._costs.capped.power_w
+        return self._microgrid.own(self.soc, now, self._costs.train_power_w, capped_w)
 
-    def carry(self, own: Own, now: float, *, up: bool) -> float | None:
-        """Until when the site may train on its own power alone; None: not now."""
-        start_s = None if up else self._pays_s
-        until = carried_until(self._microgrid.section, own, start_s, now, before=self._carries)
-        self._carries = until is not None
-        return until
+    def carry(self, own: Own, now: float, *, up: bool) -> Carried | None:
+        """What the site may train on its own power alone; None: nothing now."""
+        section = self._microgrid.section
+        self._carried = carried(section, self._costs, own, now, up=up, before=self._carried)
+        return self._carried
 
     def _add(self, segment: Segment) -> None:
         found = tally(segment, self._clean)
@@ -70,12 +72,15 @@ class OwnSite:
 
 def load_w(costs: Costs, phase: Phase, shared: float) -> float:
     """What a site's machines draw in a phase; of training, the share `shared` is idle."""
+    train_w = costs.train_power_w
     match phase:
         case Phase.PROVISIONING:
             return costs.provision_power_w
         case Phase.IDLE:
             return costs.idle_power_w
-        case Phase.TRAINING:
-            return costs.train_power_w - shared * (costs.train_power_w - costs.idle_power_w)
+        case Phase.TRAINING | Phase.CAPPED:
+            if phase is Phase.CAPPED and costs.capped is not None:
+                train_w = costs.capped.power_w
+            return train_w - shared * (train_w - costs.idle_power_w)
         case Phase.RELEASED | Phase.DRAINING | Phase.RELEASING:  # the last two take no time here
             return 0.0

@@ -1,8 +1,9 @@
 """The oracle's mixed-integer program: slots, states and costs as sparse matrices for HiGHS.
 
-Variables, one of each for every site and slot: `up` (provisioned), `train` (at most `up`), `start`
-(1 where a site comes up). Behind them, for the slots in `shared`, `share` of every site: it trains
-together with another one. Slots without `share` ignore that overhead, so they only lower the bound.
+Variables, one of each for every site and slot: `up` (provisioned), `train` for each level (full
+power, and capped where a site can be; at most `up` in sum), `start` (1 where a site comes up).
+Behind them, for the slots in `shared`, `share` of every level and site: it trains at that level
+together with another site. Slots without `share` ignore that overhead: they only lower the bound.
 Last come the variables of batteries and suns, where there are any (`ownprogram.py`).
 """
 
@@ -27,13 +28,15 @@ class Shape:
     """What the matrices need to know of a problem; powers in W, one array item a site.
 
     `known` (sites, slots) is gCO2/kWh, NaN where a site must be off, or carry itself if it is in
-    `own`; `lead` is the slots that a start takes, and `lead_share` how much of each of them,
-    nearest first.
+    `own`; `leads` is how much of each slot before it a start takes, nearest first. `train_w` and
+    `speeds` are (levels, sites): what a site draws at a level, and which share of a slot's work it
+    does.
     """
 
     known: Array
     slot_s: float
     train_w: Array
+    speeds: Array
     idle_w: Array
     provision_w: Array
     leads: tuple[tuple[float, ...], ...]
@@ -61,6 +64,7 @@ class Program:
     limit: Array
     num_sites: int
     num_slots: int
+    num_levels: int
     shared: NDArray[np.bool_]
 
     @property
@@ -68,23 +72,29 @@ class Program:
         """Which variables must be whole: `up` and `train`; the others then are by themselves."""
         whole = np.zeros(self.cost.size, dtype=bool)
         for site in range(self.num_sites):
-            whole[self.at(site, 0) : self.at(site, 2)] = True
+            whole[self.at(site, 0) : self.at(site, 1 + self.num_levels)] = True
         return whole
 
     def at(self, site: int, kind: int) -> int:
-        """Where a site's variables begin: kind 0 is `up`, 1 `train`, 2 `start`."""
-        return (3 * site + kind) * self.num_slots
+        """Where a site's variables begin: kind 0 is `up`, then `train` by level, then `start`."""
+        return ((2 + self.num_levels) * site + kind) * self.num_slots
 
     def missed(self, variables: Array) -> NDArray[np.bool_]:
         """The slots in which sites train together and this program does not know that it costs."""
-        trains = self.states(variables)[:, 1].sum(axis=0)
+        trains = self.trains(variables).sum(axis=0)
         together: NDArray[np.bool_] = (trains > 1.0 + WHOLE) & ~self.shared
         return together
 
     def states(self, variables: Array) -> Array:
-        """`up` and `train` of every site, shape (sites, 2, slots)."""
-        blocks = variables[: 3 * self.num_sites * self.num_slots]
-        return blocks.reshape(self.num_sites, 3, self.num_slots)[:, :2]
+        """`up` and `train` by level of every site, shape (sites, 1 + levels, slots)."""
+        kinds = 2 + self.num_levels
+        blocks = variables[: kinds * self.num_sites * self.num_slots]
+        return blocks.reshape(self.num_sites, kinds, self.num_slots)[:, :-1]
+
+    def trains(self, variables: Array) -> Array:
+        """Whether a site trains, at whichever level; shape (sites, slots)."""
+        trains: Array = self.states(variables)[:, 1:].sum(axis=1)
+        return trains
 
 
 def slot_means(trace: Trace, start: float, num_slots: int, slot_s: float) -> Array:
@@ -105,24 +115,28 @@ def build(shape: Shape, shared: NDArray[np.bool_]) -> Program:
     upper = np.concatenate([site[1] for site in sites])
     rows = sparse.block_diag([site[2] for site in sites], format="csr")
     limit = np.concatenate([site[3] for site in sites])
-    work = np.tile(np.repeat([0.0, -1.0, 0.0], num_slots), num_sites)
-    count = num_sites * int(shared.sum())
+    num_levels = len(shape.speeds)
+    yields = [value for speeds in shape.speeds.T for value in (0.0, *-speeds, 0.0)]
+    work = np.repeat(yields, num_slots)
+    count = num_levels * num_sites * int(shared.sum())
     if count:
-        share_rows, share_limit = _sharing(num_sites, shared)
+        share_rows, share_limit = _sharing(num_sites, num_levels, shared)
         rows = sparse.vstack([_widen(rows, count), share_rows], format="csr")
         limit = np.concatenate([limit, share_limit])
         saved_w = (shape.train_w - shape.idle_w) * shape.overhead_share
-        cost = np.append(cost, -(_kg_per_w(shape) * saved_w[:, None])[:, shared])
-        upper = np.append(upper, shape.usable[:, shared].astype(float))
-        work = np.append(work, np.full(count, shape.overhead_share))
+        kg_per_w, usable = _kg_per_w(shape), shape.usable.astype(float)
+        for of_level in saved_w:
+            cost = np.append(cost, -(kg_per_w * of_level[:, None])[:, shared])
+            upper = np.append(upper, usable[:, shared])
+        lost = np.repeat(shape.overhead_share * shape.speeds.ravel(), int(shared.sum()))
+        work = np.append(work, lost)
     extra, bound = [sparse.csr_array(work[None])], [np.array([-shape.slots_needed])]
     if shape.max_sites is not None:
         extra.append(_widen(_places(shape), count))
         bound.append(np.full(num_slots, float(shape.max_sites)))
     matrix = sparse.vstack([rows, *extra], format="csr")
-    program = Program(
-        cost, upper, matrix, np.concatenate([limit, *bound]), num_sites, num_slots, shared
-    )
+    limit = np.concatenate([limit, *bound])
+    program = Program(cost, upper, matrix, limit, num_sites, num_slots, num_levels, shared)
     for own in shape.own:
         program = _with_own(shape, program, own)
     return program
@@ -149,19 +163,23 @@ def _load_kw(shape: Shape, program: Program, site: int) -> Any:
     """What a site draws in each slot (kW), as a matrix over all variables so far."""
     from scipy import sparse
 
-    num_slots = shape.known.shape[1]
+    num_sites, num_slots = shape.known.shape
     one = sparse.eye_array(num_slots, format="csr")
     ahead = sparse.csr_array((num_slots, num_slots))
     for back, share in enumerate(shape.leads[site], start=1):
         ahead = ahead + share * sparse.eye_array(num_slots, k=back)
-    extra_w = shape.train_w[site] - shape.idle_w[site]
-    blocks = [shape.idle_w[site] * one, extra_w * one, shape.provision_w[site] * ahead]
-    before = sparse.csr_array((num_slots, program.at(site, 0)))
-    shared = np.flatnonzero(program.shared)
-    between = 3 * (program.num_sites - site - 1) * num_slots + site * shared.size
-    parts = [before, *blocks, sparse.csr_array((num_slots, between))]
-    if shared.size:
-        parts.append(-extra_w * shape.overhead_share * one[:, shared])
+    idle_w = shape.idle_w[site]
+    extra_w = shape.train_w[:, site] - idle_w  # at each level
+    parts = [sparse.csr_array((num_slots, program.at(site, 0)))]
+    parts += [idle_w * one, *(watts * one for watts in extra_w), shape.provision_w[site] * ahead]
+    behind = program.at(num_sites, 0) - program.at(site + 1, 0)
+    parts.append(sparse.csr_array((num_slots, behind)))
+    if program.shared.any():
+        pick = one[:, np.flatnonzero(program.shared)]
+        for watts in extra_w:
+            saved = [0.0 * pick] * num_sites
+            saved[site] = -watts * shape.overhead_share * pick
+            parts += saved
     width = sum(part.shape[1] for part in parts)
     parts.append(sparse.csr_array((num_slots, program.cost.size - width)))
     return sparse.hstack(parts, format="csr") / 1000.0
@@ -186,16 +204,18 @@ def _site(shape: Shape, site: int) -> tuple[Array, Array, Any, Array]:
         may_start[:back] = False
         may_start[back:] &= usable[: num_slots - back]
         ahead = ahead + sparse.eye_array(num_slots, k=back)
-    idle_w, train_w = shape.idle_w[site], shape.train_w[site]
-    cost = np.concatenate([kg_per_w * idle_w, kg_per_w * (train_w - idle_w), start_kg])
-    upper = np.concatenate([usable, usable, may_start]).astype(float)
+    idle_w, train_w = shape.idle_w[site], shape.train_w[:, site]
+    trains = [kg_per_w * (watts - idle_w) for watts in train_w]
+    cost = np.concatenate([kg_per_w * idle_w, *trains, start_kg])
+    upper = np.concatenate([usable, *[usable] * len(train_w), may_start]).astype(float)
     one = sparse.eye_array(num_slots, format="csr")
     rises = one - sparse.eye_array(num_slots, k=-1)
+    gap = [None] * len(train_w)
     rows = sparse.block_array(
         [
-            [-one, one, None],  # trains only while up
-            [rises, None, -one],  # comes up only by a start
-            [one, None, ahead],  # is off while it is provisioned (convex hull of up and start)
+            [-one, *[one] * len(train_w), None],  # trains only while up
+            [rises, *gap, -one],  # comes up only by a start
+            [one, *gap, ahead],  # is off while it is provisioned (convex hull of up and start)
         ],
         format="csr",
     )
@@ -203,8 +223,8 @@ def _site(shape: Shape, site: int) -> tuple[Array, Array, Any, Array]:
     return cost, upper, rows, limit
 
 
-def _sharing(num_sites: int, shared: NDArray[np.bool_]) -> tuple[Any, Array]:
-    """`share` is 1 exactly where a site and any other train: train * max(train of others)."""
+def _sharing(num_sites: int, num_levels: int, shared: NDArray[np.bool_]) -> tuple[Any, Array]:
+    """`share` is 1 exactly where a site at its level and any other train: a product with a max."""
     from scipy import sparse
 
     count = int(shared.sum())
@@ -212,23 +232,31 @@ def _sharing(num_sites: int, shared: NDArray[np.bool_]) -> tuple[Any, Array]:
     pick = sparse.eye_array(shared.size, format="csr")[np.flatnonzero(shared)]
     none = sparse.csr_array(pick.shape)
     rows, limits = [], []
+    levels = range(num_levels)
+    at_levels = [(level, site) for level in levels for site in range(num_sites)]
 
-    def row(trains: dict[int, float], site: int, share: float, limit: float) -> None:
-        blocks = [
-            block
-            for other in range(num_sites)
-            for block in (none, trains.get(other, 0.0) * pick, none)
-        ]
-        blocks += [(share if other == site else 0.0) * one for other in range(num_sites)]
+    def row(
+        trains: dict[tuple[int, int], float], which: tuple[int, int], share: float, limit: float
+    ) -> None:
+        blocks = []
+        for other in range(num_sites):
+            blocks += [none, *(trains.get((level, other), 0.0) * pick for level in levels), none]
+        blocks += [(share if at == which else 0.0) * one for at in at_levels]
         rows.append(sparse.hstack(blocks, format="csr"))
         limits.append(np.full(count, limit))
 
-    for site in range(num_sites):
-        others = [other for other in range(num_sites) if other != site]
-        for other in others:
-            row({site: 1.0, other: 1.0}, site, -1.0, 1.0)
-        row(dict.fromkeys(others, -1.0), site, 1.0, 0.0)
-        row({site: -1.0}, site, 1.0, 0.0)
+    for which in at_levels:
+        others = [at for at in at_levels if at[1] != which[1]]
+        for other in range(num_sites):
+            if other != which[1]:
+                row(
+                    dict.fromkeys([which, *((level, other) for level in levels)], 1.0),
+                    which,
+                    -1.0,
+                    1.0,
+                )
+        row(dict.fromkeys(others, -1.0), which, 1.0, 0.0)
+        row({which: -1.0}, which, 1.0, 0.0)
     return sparse.vstack(rows, format="csr"), np.concatenate(limits)
 
 
@@ -244,7 +272,7 @@ def _places(shape: Shape) -> Any:
         ahead = none
         for back in range(1, len(lead) + 1):
             ahead = ahead + sparse.eye_array(num_slots, k=back)
-        blocks += [one, none, ahead]
+        blocks += [one, *[none] * len(shape.speeds), ahead]
     return sparse.hstack(blocks, format="csr")
 
 

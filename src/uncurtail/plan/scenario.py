@@ -14,7 +14,7 @@ from uncurtail.plan.integrate import Energy
 
 @dataclass(slots=True)
 class Scenario:
-    """What is asked: `train_site_s` seconds of one site's training, from `start`, by `until`.
+    """What is asked: `train_site_s` seconds of one site at full power, from `start`, by `until`.
 
     `round_overhead_share` is the share of the time that a site spends idle while two or more train
     together; training alone costs nothing. `max_sites` may be provisioned at once. `microgrids` are
@@ -36,7 +36,10 @@ class Scenario:
 
 @dataclass(slots=True)
 class SiteOutcome:
-    """What one site did: `phases` are (phase, start, end), in order, without released time."""
+    """What one site did: `phases` are (phase, start, end), in order, without released time.
+
+    `train_s` is its work, in seconds of training at full power.
+    """
 
     phases: list[tuple[Phase, float, float]] = field(default_factory=list)
     provisions: int = 0

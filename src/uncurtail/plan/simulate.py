@@ -1,16 +1,15 @@
 """A run in virtual time: the loop's own decisions, from change point to change point.
 
 What is modelled: windows by the readings, provisioning for `provision_s`, training at a constant
-rate, the time that sites which train together lose to rounds, a cap on sites, and an end when the
-work is done. What is not: rounds themselves, messages, crashes, the last step of a closing window.
+rate, at full or capped power, the time that sites which train together lose to rounds, a cap on
+sites, and an end when the work is done. What is not: rounds themselves, messages, crashes, the last
+step of a closing window.
 """
 
 import heapq
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-
-import numpy as np
 
 from uncurtail.core.ending import Spent
 from uncurtail.core.fleet import Phase
@@ -25,10 +24,13 @@ from uncurtail.core.policy import (
     Span,
     Verdict,
     View,
+    at_site,
+    costs_under,
     decide,
 )
+from uncurtail.plan.account import Account, shared_spans
 from uncurtail.plan.changes import find_changes
-from uncurtail.plan.integrate import Integral, Spans, intersect, rows_between, together
+from uncurtail.plan.integrate import Integral, rows_between
 from uncurtail.plan.own import OwnSite, load_w
 from uncurtail.plan.scenario import Outcome as Outcome  # their readers find them here
 from uncurtail.plan.scenario import Scenario as Scenario
@@ -43,17 +45,18 @@ class _Site:
     """One site's state, as far as decisions need it."""
 
     __slots__ = (
-        "at", "changes", "costs", "experience", "known", "name", "open", "outcome", "own", "phase",
-        "ready_at", "since", "start_of_phase", "up_since", "version",
+        "at", "changes", "costs", "dim", "experience", "known", "name", "open", "outcome", "own",
+        "phase", "policy", "ready_at", "since", "start_of_phase", "up_since", "version",
     )  # fmt: skip
 
     def __init__(self, name: str, scenario: Scenario) -> None:
         self.name = name
         self.costs = scenario.sites[name]
         trace = scenario.traces[name]
-        self.changes = find_changes(scenario.policy, trace, scenario.start, scenario.until)
+        self.policy = at_site(scenario.policy, self.costs)
+        self.changes = find_changes(self.policy, trace, scenario.start, scenario.until)
         self.at = 0
-        self.known = self.open = False
+        self.known = self.open = self.dim = False
         self.since = scenario.start
         self.phase = Phase.RELEASED
         self.start_of_phase = scenario.start
@@ -66,7 +69,8 @@ class _Site:
         if name in scenario.microgrids:
             price = None if scenario.prices is None else scenario.prices[name]
             clean = scenario.policy.enter_below_g_per_kwh
-            self.own = OwnSite(scenario.microgrids[name], self.costs, trace, price, clean)
+            costs = costs_under(self.policy, self.costs)
+            self.own = OwnSite(scenario.microgrids[name], costs, trace, price, clean)
 
     def observe(self, now: float) -> bool:
         """Take in what changed up to `now`; whether anything did."""
@@ -81,7 +85,7 @@ class _Site:
                 if self.open and known and self.experience is not None:
                     self.experience.add(t - self.since)
                 self.since = t
-            self.known, self.open = known, is_open
+            self.known, self.open, self.dim = known, is_open, self.changes.dim[self.at]
             self.at += 1
         return self.at > before
 
@@ -135,7 +139,7 @@ class _Simulation:
         self.own_sites = [site for site in self.sites if site.own is not None]
         self.heap = [(scenario.start, index, 0) for index in range(len(self.sites))]
         self.now = scenario.start
-        self.training = 0
+        self.training: dict[str, float] = {}  # at which speed
         self.up = 0
         self.waiting: list[int] = []
         self.done_s = 0.0
@@ -172,9 +176,10 @@ class _Simulation:
 
     def _rate(self) -> float:
         """Training site-seconds a second."""
-        if self.training < 2:
-            return float(self.training)
-        return self.training * (1.0 - self.scenario.round_overhead_share)
+        speed = math.fsum(self.training.values())
+        if len(self.training) < 2:
+            return speed
+        return speed * (1.0 - self.scenario.round_overhead_share)
 
     def _advance(self, t: float) -> bool:
         """Move time to `t`, or to when the work is done; False when it is."""
@@ -195,7 +200,7 @@ class _Simulation:
 
     def _draw(self, until: float) -> None:
         """Sites with power of their own draw up to then as they have since the last event."""
-        share = self.scenario.round_overhead_share if self.training > 1 else 0.0
+        share = self.scenario.round_overhead_share if len(self.training) > 1 else 0.0
         for site in self.own_sites:
             assert site.own is not None
             site.own.draw(self.now, until, load_w(site.costs, site.phase, share), known=site.known)
@@ -205,7 +210,7 @@ class _Simulation:
             self._replan(now)
         if site.phase is Phase.PROVISIONING and now >= site.ready_at:
             site.enter(Phase.IDLE, now)
-        decision = decide(self.scenario.policy, site.costs, self._view(site, now))
+        decision = decide(site.policy, site.costs, self._view(site, now))
         waits = not self._apply(site, decision.verdict, now)
         if waits and index not in self.waiting:
             self.waiting.append(index)
@@ -273,12 +278,13 @@ class _Simulation:
             self.spans.get(site.name),
             own,
             None if site.own is None or own is None else site.own.carry(own, now, up=up),
+            site.dim,
         )
 
     def _apply(self, site: _Site, verdict: Verdict, now: float) -> bool:
         """Move the site towards its verdict; False when it must wait for another to go."""
         if site.phase is Phase.RELEASED:
-            if verdict not in (Verdict.TRAIN, Verdict.READY):
+            if verdict not in (Verdict.TRAIN, Verdict.CAPPED, Verdict.READY):
                 return True
             cap = self.scenario.max_sites
             if cap is not None and self.up >= cap:
@@ -287,7 +293,7 @@ class _Simulation:
         if verdict is Verdict.REST:
             self._release(site, now)
         elif site.phase is not Phase.PROVISIONING:
-            self._train(site, now, verdict is Verdict.TRAIN)
+            self._train(site, now, verdict)
         return True
 
     def _provision(self, site: _Site, now: float) -> None:
@@ -296,12 +302,20 @@ class _Simulation:
         site.up_since, site.ready_at = now, now + site.costs.provision_s
         site.enter(Phase.PROVISIONING if site.ready_at > now else Phase.IDLE, now)
 
-    def _train(self, site: _Site, now: float, wanted: bool) -> None:
-        self.training += wanted - (site.phase is Phase.TRAINING)
-        site.enter(Phase.TRAINING if wanted else Phase.IDLE, now)
+    def _train(self, site: _Site, now: float, verdict: Verdict) -> None:
+        self.training.pop(site.name, None)
+        if verdict is Verdict.TRAIN:
+            self.training[site.name] = 1.0
+            site.enter(Phase.TRAINING, now)
+        elif verdict is Verdict.CAPPED:
+            assert site.costs.capped is not None
+            self.training[site.name] = site.costs.capped.speed
+            site.enter(Phase.CAPPED, now)
+        else:
+            site.enter(Phase.IDLE, now)
 
     def _release(self, site: _Site, now: float) -> None:
-        self.training -= site.phase is Phase.TRAINING
+        self.training.pop(site.name, None)
         self.up -= 1
         site.up_since = None
         site.enter(Phase.RELEASED, now)
@@ -313,46 +327,32 @@ class _Simulation:
 
     def _outcome(self) -> Outcome:
         scenario = self.scenario
-        trained = [_spans(site.outcome, Phase.TRAINING) for site in self.sites]
-        share = scenario.round_overhead_share
-        shared = together(trained) if share > 0.0 else (np.empty(0), np.empty(0))
-        for site, spans in zip(self.sites, trained, strict=True):
-            _account(scenario, site, spans, intersect(spans, shared))
+        accounts = [Account(site.costs, site.outcome.phases) for site in self.sites]
+        shared = shared_spans(accounts, scenario.round_overhead_share)
+        for site, account in zip(self.sites, accounts, strict=True):
+            account.share(shared, scenario.round_overhead_share)
+            site.outcome.train_s = account.worked_s()
+            if site.own is None:
+                site.outcome.energy.add(account.energy(*self._integrals(site.name)))
+            else:
+                site.outcome.energy.add(site.own.energy)
         end = self.now if self.completed else self.last_trained
         sites = {site.name: site.outcome for site in self.sites}
         notes = list(self.notes)
         return Outcome(scenario.start, end, self.completed, self.done_s, sites, notes)
 
-
-def _spans(outcome: SiteOutcome, phase: Phase) -> Spans:
-    rows = [(start, end) for what, start, end in outcome.phases if what is phase]
-    array = np.array(rows, dtype=np.float64).reshape(-1, 2)
-    return array[:, 0], array[:, 1]
-
-
-def _account(scenario: Scenario, site: _Site, trained: Spans, shared: Spans) -> None:
-    """Integrate one site's phases; the shared part of its training is partly idle."""
-    shared_s = float((shared[1] - shared[0]).sum())
-    lost_s = scenario.round_overhead_share * shared_s
-    site.outcome.train_s = float((trained[1] - trained[0]).sum()) - lost_s
-    if site.own is not None:
-        site.outcome.energy.add(site.own.energy)
-        return
-    trace, costs, share = scenario.traces[site.name], site.costs, scenario.round_overhead_share
-    clean_below = scenario.policy.enter_below_g_per_kwh
-    integral = Integral(trace, rows_between(trace, scenario.start, scenario.until), clean_below)
-    prices = None
-    if scenario.prices is not None:
-        price = scenario.prices[site.name]
-        prices = Integral(price, rows_between(price, scenario.start, scenario.until), clean_below)
-    lost_w = share * (costs.idle_power_w - costs.train_power_w)
-    for spans, power_w in (
-        (trained, costs.train_power_w),
-        (shared, lost_w),
-        (_spans(site.outcome, Phase.IDLE), costs.idle_power_w),
-        (_spans(site.outcome, Phase.PROVISIONING), costs.provision_power_w),
-    ):
-        site.outcome.energy.add(integral.energy(spans, power_w, prices))
+    def _integrals(self, site: str) -> tuple[Integral, Integral | None]:
+        """Of a site's intensity, and of its price where there is one."""
+        scenario = self.scenario
+        traces = [scenario.traces[site]]
+        if scenario.prices is not None:
+            traces.append(scenario.prices[site])
+        clean_below = scenario.policy.enter_below_g_per_kwh
+        found = [
+            Integral(trace, rows_between(trace, scenario.start, scenario.until), clean_below)
+            for trace in traces
+        ]
+        return found[0], found[1] if len(found) > 1 else None
 
 
 def events(outcome: Outcome) -> Iterator[tuple[float, str, Phase]]:

@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncurtail.report import curves
-from uncurtail.report.rundata import DRAWING, RunData
+from uncurtail.report.rundata import RunData
 from uncurtail.report.style import (
+    DIM,
     GRID,
     INK,
     MUTED,
@@ -53,7 +54,7 @@ def _site_row(figure: Figure, run: RunData, site: str, row: int, top: float) -> 
 
     place = {"row": row, "col": 1}
     times, values = curves.intensity(run, site)
-    for phase in DRAWING:
+    for phase in run.drawing:
         spans = [span for span in run.phases(site) if span.label == phase]
         figure.add_trace(
             go.Bar(
@@ -81,6 +82,8 @@ def _site_row(figure: Figure, run: RunData, site: str, row: int, top: float) -> 
     # After the traces: plotly leaves out the shapes of a subplot that is still empty.
     for window in run.windows(site):
         _shade(figure, window.start, window.end, WINDOW, place)
+    for window in run.dim_windows(site):
+        _shade(figure, window.start, window.end, DIM, place)
     for i in np.flatnonzero(np.isnan(values[:-1])):
         _shade(figure, times[i], times[i + 1], UNKNOWN, place)
     figure.add_hline(

@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from uncurtail.core.fleet import Phase
 from uncurtail.core.ledger import J_PER_KWH
 from uncurtail.report import curves
-from uncurtail.report.rundata import DRAWING, RunData
+from uncurtail.report.rundata import RunData
 from uncurtail.report.style import (
+    DIM,
     INK,
     MUTED,
     PHASE_COLOURS,
@@ -53,6 +53,8 @@ def _intensity(axes: "Axes", run: RunData, site: str, top: float) -> None:
     times, values = curves.intensity(run, site)
     for window in run.windows(site):
         axes.axvspan(window.start / DAY_S, window.end / DAY_S, color=WINDOW, linewidth=0)
+    for window in run.dim_windows(site):
+        axes.axvspan(window.start / DAY_S, window.end / DAY_S, color=DIM, linewidth=0)
     threshold = run.enter_below_g_per_kwh
     axes.axhline(threshold, color=MUTED, linewidth=0.9, linestyle=DASHES)
     if len(times):
@@ -73,7 +75,7 @@ def _line(run: RunData, site: str) -> str:
     total = run.ledger.total(site=site)
     if total.energy_j == 0:
         return "never started"
-    trained_h = run.ledger.total(site=site, phase=Phase.TRAINING).duration_s / 3600.0
+    trained_h = run.worked_s(site) / 3600.0
     emitted = mass(run.emissions_kg(site))
     energy = number(total.energy_j / J_PER_KWH, "kWh")
     return f"trained {number(trained_h, 'h')}  ·  {energy}  ·  {emitted} CO₂"
@@ -83,7 +85,7 @@ def _phases(axes: "Axes", run: RunData, site: str, top: float) -> None:
     """A band below zero: what the site did."""
     low, height = -0.27 * top, 0.2 * top
     axes.axhspan(low, low + height, color=BAND, linewidth=0, zorder=0.5)
-    for phase in DRAWING:
+    for phase in run.drawing:
         bars = [
             (span.start / DAY_S, (span.end - span.start) / DAY_S)
             for span in run.phases(site)
@@ -101,6 +103,7 @@ def _legend(figure: "Figure", run: RunData) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
+    opens = "full power" if run.caps else "opens"
     handles: list[Line2D | Patch] = [
         Line2D([], [], color=INK, linewidth=1.5, label="carbon intensity"),
         Line2D(
@@ -109,13 +112,14 @@ def _legend(figure: "Figure", run: RunData) -> None:
             color=MUTED,
             linewidth=0.9,
             linestyle=DASHES,
-            label=f"opens below {run.enter_below_g_per_kwh:g}",
+            label=f"{opens} below {run.enter_below_g_per_kwh:g}",
         ),
         Patch(facecolor=WINDOW, label="window open"),
+        *([Patch(facecolor=DIM, label="dim: capped only")] if run.caps else []),
         Patch(facecolor="none", edgecolor=UNKNOWN, hatch="////", linewidth=0, label="unknown"),
-        *(Patch(facecolor=PHASE_COLOURS[phase], label=phase.value) for phase in DRAWING),
+        *(Patch(facecolor=PHASE_COLOURS[phase], label=phase.value) for phase in run.drawing),
     ]
     figure.legend(
-        handles=handles, loc="outside lower left", ncols=len(handles), fontsize=8.5,
+        handles=handles, loc="outside lower left", ncols=min(len(handles), 9), fontsize=8.5,
         handlelength=1.3, columnspacing=1.4,
     )  # fmt: skip

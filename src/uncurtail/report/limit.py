@@ -40,7 +40,8 @@ def limit(run: RunData) -> Limit | None:
     if run.ended is None or run.start is None or run.committed is None or run.train_s <= 0:
         return None
     trained_until = max(
-        (s.end for s in run.segments if s.phase == Phase.TRAINING), default=run.start
+        (s.end for s in run.segments if s.phase in (Phase.TRAINING, Phase.CAPPED)),
+        default=run.start,
     )
     makespan_s = max(run.committed.t, trained_until) - run.start
     slot_s = _slot_s(run, makespan_s)
@@ -84,9 +85,4 @@ def _slot_s(run: RunData, makespan_s: float) -> float:
 
 def _cost(run: RunData, site: str) -> SiteCost:
     section = SiteSection.model_validate(run.config["sites"][site])
-    return SiteCost(
-        train_power_w=section.power_w(Phase.TRAINING),
-        idle_power_w=section.power_w(Phase.IDLE),
-        provision_power_w=section.power_w(Phase.PROVISIONING),
-        provision_s=section.provision_s,
-    )
+    return SiteCost(*section.costs())

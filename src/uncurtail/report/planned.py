@@ -90,7 +90,9 @@ def draw_game(figure: "Figure", game: Game) -> None:
     unfinished = "" if game.completed else ", not finished"
     title = f"{game.name}: {mass(game.emissions_kg)} CO₂ in {hours}{unfinished}"
     figure.suptitle(title, x=0.006, ha="left", fontsize=13, fontweight="bold")
-    shown = (Phase.PROVISIONING, Phase.IDLE, Phase.TRAINING)
+    shown = [Phase.PROVISIONING, Phase.IDLE, Phase.TRAINING]
+    if any(phase is Phase.CAPPED for rows in game.phases.values() for phase, _, _ in rows):
+        shown.append(Phase.CAPPED)
     handles = [Patch(facecolor=PHASE_COLOURS[phase], label=phase.value) for phase in shown]
     handles.append(Patch(facecolor=WINDOW, label=f"below {game.clean_below:g} g/kWh"))
     figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), fontsize=8.5)

@@ -20,10 +20,12 @@ from uncurtail.core.events import (
     RunEnded,
     SitePhase,
     SiteProvisioned,
+    WindowCleared,
     WindowClosed,
+    WindowDimmed,
     WindowOpened,
 )
-from uncurtail.core.fleet import Phase
+from uncurtail.core.fleet import Phase, worked_s
 from uncurtail.core.ledger import Ledger, Segment, baselines_kg, own_kwh
 from uncurtail.core.orders import StepReport
 from uncurtail.core.policy import kind_of
@@ -147,8 +149,19 @@ class RunData:
 
     @property
     def train_s(self) -> float:
-        """Training site-seconds, summed over sites."""
-        return self.ledger.total(phase=Phase.TRAINING).duration_s
+        """Training site-seconds at full power, summed over sites."""
+        return self.worked_s()
+
+    def worked_s(self, site: str | None = None) -> float:
+        """Training of a site, or of all, in seconds at full power: capped ones count by speed."""
+        speeds = {name: body.get("capped_speed") for name, body in self.config["sites"].items()}
+        return worked_s(self.ledger, speeds, site)
+
+    @cached_property
+    def drawing(self) -> tuple[Phase, ...]:
+        """The phases to show: all that draw power, and the capped one where a site was in it."""
+        capped = any(segment.phase == Phase.CAPPED for segment in self.segments)
+        return tuple(phase for phase in DRAWING if capped or phase is not Phase.CAPPED)
 
     @cached_property
     def baselines_kg(self) -> dict[str, float | None]:
@@ -195,6 +208,28 @@ class RunData:
             if isinstance(event, WindowOpened | WindowClosed) and event.site == site
         ]
         return self._spans(changes)
+
+    @property
+    def caps(self) -> bool:
+        """Whether windows have a level for capped power; older runs know of none."""
+        return self.config["policy"].get("cap_below_g_per_kwh") is not None
+
+    def dim_windows(self, site: str) -> list[Span]:
+        """When the site's window was open for capped power only."""
+        changes = [
+            (event.t, "" if self._dims(event) else None)
+            for event in self.events
+            if isinstance(event, WindowOpened | WindowDimmed | WindowCleared | WindowClosed)
+            and event.site == site
+        ]
+        return self._spans(changes) if self.caps else []
+
+    def _dims(self, event: Event) -> bool:
+        match event:
+            case WindowOpened(intensity_g_per_kwh=value):
+                return value >= self.enter_below_g_per_kwh
+            case _:
+                return isinstance(event, WindowDimmed)
 
     def _spans(self, changes: Iterable[tuple[float, str | None]]) -> list[Span]:
         """Stretches between changes; label None means nothing. The last one lasts until the end."""

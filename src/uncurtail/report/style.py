@@ -9,6 +9,7 @@ INK = "#22303c"
 MUTED = "#6b7885"
 GRID = "#e3e8ec"
 WINDOW = "#d5efe0"
+DIM = "#f5f2d3"
 UNKNOWN = "#c4ccd3"
 
 # Okabe and Ito's palette, in an order whose neighbours differ in lightness, too.
@@ -21,6 +22,7 @@ PHASE_COLOURS: MappingProxyType[str, str] = MappingProxyType(
         Phase.PROVISIONING: "#f0a93b",
         Phase.IDLE: "#a9b4be",
         Phase.TRAINING: "#00598c",
+        Phase.CAPPED: "#66b2dd",
         Phase.DRAINING: "#cc79a7",
         Phase.RELEASING: "#ead0df",
     }

@@ -79,13 +79,14 @@ def _policy(run: RunData, best: Limit | None) -> dict[str, Any]:
 def round_overhead_share(run: RunData) -> float | None:
     """The share of the time that ready sites spent in their windows without stepping.
 
-    Ready is idle or training. None when no site was ever ready in its window.
+    Ready is idle or training, capped or not. None when no site was ever ready in its window.
     """
     idle_s = training_s = 0.0
     for site in run.sites:
         windows = run.windows(site)
         phases = run.phases(site)
         idle_s += overlap_s((p for p in phases if p.label == Phase.IDLE), windows)
-        training_s += overlap_s((p for p in phases if p.label == Phase.TRAINING), windows)
+        trained = (p for p in phases if p.label in (Phase.TRAINING, Phase.CAPPED))
+        training_s += overlap_s(trained, windows)
     ready_s = idle_s + training_s
     return idle_s / ready_s if ready_s > 0 else None

@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from uncurtail.core.fleet import Phase
 from uncurtail.core.ledger import J_PER_KWH
 from uncurtail.report.footprintrows import footprint_line
 from uncurtail.report.rundata import RunData
@@ -69,7 +68,7 @@ def _sites(run: RunData, summary: dict[str, Any]) -> "RenderableType":
         table.add_column(name, justify="right")
     for site in run.sites:
         total = run.ledger.total(site=site)
-        trained_s = run.ledger.total(site=site, phase=Phase.TRAINING).duration_s
+        trained_s = run.worked_s(site)
         table.add_row(
             site,
             str(run.provisions(site)),

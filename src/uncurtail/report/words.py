@@ -42,12 +42,8 @@ def tell(event: ev.Event) -> str | None:
     match event:
         case ev.CoordinatorStarted():
             return _started(event)
-        case ev.WindowOpened():
-            return f"{event.site}: window opens at {number(event.intensity_g_per_kwh)} gCO₂/kWh"
-        case ev.WindowClosed():
-            if event.intensity_g_per_kwh is None:
-                return f"{event.site}: window closes, its intensity is unknown"
-            return f"{event.site}: window closes at {number(event.intensity_g_per_kwh)} gCO₂/kWh"
+        case ev.WindowOpened() | ev.WindowDimmed() | ev.WindowCleared() | ev.WindowClosed():
+            return _window(event)
         case ev.SiteProvisioned():
             return f"{event.site}: session {event.session} is started"
         case ev.SiteReleased():
@@ -60,6 +56,23 @@ def tell(event: ev.Event) -> str | None:
             return f"the run ended with version {event.version} after {count(event.tokens)} tokens"
         case _:
             return _round(event)
+
+
+def _window(
+    event: ev.WindowOpened | ev.WindowDimmed | ev.WindowCleared | ev.WindowClosed,
+) -> str:
+    value = f"{number(event.intensity_g_per_kwh)} gCO₂/kWh"
+    match event:
+        case ev.WindowOpened():
+            return f"{event.site}: window opens at {value}"
+        case ev.WindowDimmed():
+            return f"{event.site}: window dims at {value}, for capped power only"
+        case ev.WindowCleared():
+            return f"{event.site}: window clears at {value}, for full power"
+        case ev.WindowClosed(intensity_g_per_kwh=None):
+            return f"{event.site}: window closes, its intensity is unknown"
+        case ev.WindowClosed():
+            return f"{event.site}: window closes at {value}"
 
 
 def _started(event: ev.CoordinatorStarted) -> str:

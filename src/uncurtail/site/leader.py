@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from uncurtail.adapters import certificates, children, clock
+from uncurtail.adapters import certificates, children, clock, gpu_limits
 from uncurtail.adapters.flower_commands import Flower
 from uncurtail.adapters.redis_server import free_port
 from uncurtail.core.rounds import member
@@ -40,6 +40,8 @@ def lead(
     signal.signal(signal.SIGTERM, _stop)
     sockets = Path(tempfile.mkdtemp(prefix="uncurtail-", dir=os.environ.get("XDG_RUNTIME_DIR")))
     members: list[subprocess.Popen[bytes]] = []
+    limits = folder.site(site) / gpu_limits.RECORD
+    gpu_limits.restore(limits)  # a session before this one may have been killed while capped
     code = 1
     try:
         _start(folder, flower, (site, session, ranks), sockets / "trainer", members)
@@ -52,6 +54,7 @@ def lead(
         shutil.rmtree(sockets, ignore_errors=True)
         unfinished = folder.unfinished_snapshot(site)
         end(members[:ranks], members[ranks:], unfinished.exists, patience_s)
+        gpu_limits.restore(limits)
         _kill_group()
         unfinished.unlink(missing_ok=True)  # whoever was to remove it is gone
     return code

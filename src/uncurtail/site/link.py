@@ -48,6 +48,7 @@ class Link:
         self._session = session
         self._steps: deque[dict[str, Any]] = deque(maxlen=10_000)
         self._doing = (False, 0, 0)
+        self._power: tuple[bool, str | None] = (False, None)
         self._changed = threading.Event()
         self._started = clock.monotonic()
         self.wish = Wish()
@@ -58,6 +59,12 @@ class Link:
         before = self._doing[0]
         self._doing = (stepping, round_number, steps)
         if stepping != before:
+            self._changed.set()
+
+    def power(self, *, capped: bool, trouble: str | None) -> None:
+        """Say whether the trainer keeps to capped power, and what hinders it, at once."""
+        before, self._power = self._power, (capped, trouble)
+        if self._power != before:
             self._changed.set()
 
     def report(self, step: dict[str, Any]) -> None:
@@ -79,12 +86,15 @@ class Link:
 
     def _exchange(self) -> None:
         stepping, round_number, steps = self._doing
+        capped, trouble = self._power
         heart = {
             "session": self._session,
             "stepping": stepping,
             "round": round_number,
             "steps": steps,
             "skew_s": round(self.wish.skew_s, 3),
+            "capped": capped,
+            "trouble": trouble,
         }
         batch = [self._steps.popleft() for _ in range(len(self._steps))]
         sent_at = clock.wall()

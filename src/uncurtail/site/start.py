@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 from uncurtail import wiring
+from uncurtail.adapters.gpu_limits import RECORD, GpuLimits, NvmlGpus
+from uncurtail.core.fleet import SiteSection
 from uncurtail.runfolder import RunFolder
 
 
@@ -36,6 +38,7 @@ def train_session(path: Path, site: str, session: int, socket: Path) -> None:
     from uncurtail.site.keeper import SnapshotKeeper
     from uncurtail.site.link import Link
     from uncurtail.site.planes import planes
+    from uncurtail.site.throttle import Throttle
     from uncurtail.site.worker import Worker, serve
 
     config = wiring.read_config(folder)
@@ -61,9 +64,23 @@ def train_session(path: Path, site: str, session: int, socket: Path) -> None:
         blobs=own.blobs,
         tell=own.tell,
         trainer=trainer,
+        throttle=Throttle(section.capped_speed, _gpu_limits(section, ranks.size, home)),
         keeper=keeper,
     )
     serve(worker, socket)
     keeper.finish(config.fleet.snapshot_timeout_wall_s)
     trainer.dismiss()
     ranks.end()
+
+
+def _gpu_limits(section: SiteSection, gpus: int, home: Path) -> GpuLimits | None:
+    """How the GPUs of this session can be capped: its ranks' own; None where pauses do it.
+
+    CUDA and the driver count GPUs in orders of their own: they agree on UUIDs.
+    """
+    if section.capped_gpu_limit_w is None:
+        return None
+    import torch
+
+    uuids = [f"GPU-{torch.cuda.get_device_properties(n).uuid}" for n in range(gpus)]
+    return GpuLimits(NvmlGpus(), uuids, section.capped_gpu_limit_w, home / RECORD)

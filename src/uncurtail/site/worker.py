@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +28,7 @@ from uncurtail.lm.checkpoint import decode_weights
 from uncurtail.lm.trainer import NonFiniteLoss, StepMetrics, Trainer, TrainOrder, TrainResult
 from uncurtail.site.keeper import SnapshotKeeper
 from uncurtail.site.link import Link
+from uncurtail.site.throttle import Throttle
 from uncurtail.sync.codec import encode_delta
 
 # A stand-by order waits this long for its round; then it answers with nothing. Without a
@@ -61,6 +62,7 @@ class Worker:
     tell: Callable[[Mapping[str, Any]], None]  # the run, of a row of this site's record
     trainer: Trainer
     keeper: SnapshotKeeper
+    throttle: Throttle = field(default_factory=Throttle)
     last: Reply | None = None
 
     def execute(self, order: Order) -> Reply:
@@ -94,13 +96,16 @@ class Worker:
         started, until = ready
         base = decode_weights(self.blobs.get(started.base or ""))
         self.trainer.load(base)
+        should_stop = self._should_stop(order, until)
+        self._heed()
+        self.throttle.work()
         self.link.doing(stepping=True, round_number=order.round)
         try:
             val_loss = self.trainer.evaluate()[0] if order.evaluate else None
             result = self.trainer.train(
                 TrainOrder(order.intervals, started.tokens_at_start, started.sites),
-                self._should_stop(order, until),
-                lambda metrics: self._report(order, metrics),
+                should_stop,
+                lambda metrics: self._stepped(order, metrics, should_stop),
             )
         finally:
             self.link.doing(stepping=False, round_number=order.round)
@@ -168,6 +173,22 @@ class Worker:
         announced = wish.announcement
         newer = announced is not None and announced.epoch == order.epoch
         return newer and announced is not None and announced.round > order.round
+
+    def _heed(self) -> None:
+        """Train at the power that is wanted; the last word holds while there is no newer one."""
+        desired = self.link.wish.desired
+        if desired is not None and desired.train:
+            self.throttle.set(capped=desired.capped)
+        self.link.power(capped=self.throttle.capped, trouble=self.throttle.trouble)
+
+    def _stepped(self, order: Order, metrics: StepMetrics, should_stop: Callable[[], bool]) -> None:
+        def ended() -> bool:
+            self._heed()
+            return should_stop()
+
+        self._report(order, metrics)
+        self._heed()
+        self.throttle.rest(ended)
 
     def _report(self, order: Order, metrics: StepMetrics) -> None:
         self.link.doing(stepping=True, round_number=order.round, steps=metrics.index)

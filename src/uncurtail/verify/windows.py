@@ -5,41 +5,59 @@ they give all of it: then the grid may be dirty, or unknown.
 """
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from uncurtail.core.events import iso
 from uncurtail.core.fleet import Phase
-from uncurtail.core.policy import Always, Deadline, PolicySection, stale_at, window
+from uncurtail.core.policy import (
+    Always,
+    Deadline,
+    PolicySection,
+    at_site,
+    stale_at,
+    uncapped,
+    window,
+)
 from uncurtail.core.signals import Reading, usable
 from uncurtail.verify.evidence import Evidence, Finding, judged
 
 Stretch = tuple[float, float]
 # A share of the load this small is what a row that is cut at whole milliseconds may leave over.
 NOTHING_SHARE = 1e-3
+TRAINS = (Phase.TRAINING, Phase.CAPPED)
 
 
 def only_in_windows(run: Evidence) -> Finding:
-    """Every stretch of training lies in a window; a step outside belongs to a draining site."""
+    """Every stretch of training lies in a window; a step outside belongs to a draining site.
+
+    At full power only in a window that is not dim, and until the step is done that was under way
+    when it dimmed. A policy that caps lingers capped.
+    """
     policy, late_s = run.setup.policy, run.tolerance_s
     if isinstance(policy, Deadline):
         return Finding(None, 'policy.kind is "deadline": its plan may train outside of windows')
-    found = {site: windows(policy, rows) for site, rows in run.readings.items()}
+    found = {site: windows(_at(run, site), rows) for site, rows in run.readings.items()}
     lingers_s = getattr(policy, "linger_s", 0.0)
     open_ = {site: _widened(found[site], late_s + lingers_s) for site in found}
-    clean = {
-        site: _widened([*open_[site], *_carried(run, site, (Phase.TRAINING,))], 0.0)
-        for site in found
+    full = {site: _full(run, site, found[site], open_[site]) for site in found}
+    capped = {
+        site: _widened([*open_[site], *_carried(run, site, (Phase.CAPPED,))], 0.0) for site in found
     }
     problems = [
-        f"{site} trains outside its windows {iso(start)} - {iso(end)}"
-        for site, start, end in _outside(run, Phase.TRAINING, clean)
+        f"{site} {verb} outside its windows {iso(start)} - {iso(end)}"
+        for phase, verb, where in (
+            (Phase.TRAINING, "trains", full),
+            (Phase.CAPPED, "trains capped", capped),
+        )
+        for site, start, end in _outside(run, phase, where)
     ]
     # Its first steps are taken before a tick has seen that the site trains.
-    alone = {site: _carried(run, site, (Phase.IDLE, Phase.TRAINING)) for site in found}
+    alone = {site: _carried(run, site, (Phase.IDLE, *TRAINS)) for site in found}
     draining = {site: _widened(_stretches(run, site, Phase.DRAINING), late_s) for site in run.power}
     for t, step in run.steps:
-        if not any(_covers(where.get(step.site, []), t, t) for where in (open_, alone, draining)):
+        allowed = (open_, full, alone, draining)
+        if not any(_covers(where.get(step.site, []), t, t) for where in allowed):
             problems.append(f"{step.site} took step {step.step} outside its windows at {iso(t)}")
     return judged(
         problems,
@@ -53,14 +71,16 @@ def known_power(run: Evidence) -> Finding:
     if isinstance(policy, Always):
         return Finding(None, 'policy.kind is "always": this baseline trains on any power')
     late_s = run.tolerance_s
-    known = {site: _widened(_known(policy, rows), late_s) for site, rows in run.readings.items()}
     known = {
-        site: _widened([*known[site], *_carried(run, site, (Phase.TRAINING,))], 0.0)
-        for site in known
+        site: _widened(
+            _until_done(run, site, [*_known(policy, rows), *_alone(run, site, TRAINS)], []), late_s
+        )
+        for site, rows in run.readings.items()
     }
     problems = [
         f"{site} trains on unknown power {iso(start)} - {iso(end)}"
-        for site, start, end in _outside(run, Phase.TRAINING, known)
+        for phase in TRAINS
+        for site, start, end in _outside(run, phase, known)
     ]
     unknown = sum(reading.value is None for rows in run.readings.values() for reading in rows)
     count = sum(map(len, run.readings.values()))
@@ -87,6 +107,44 @@ def windows(policy: PolicySection, readings: Sequence[Reading]) -> list[Stretch]
     return found
 
 
+def _at(run: Evidence, site: str) -> PolicySection:
+    """The policy as it holds for a site."""
+    section = run.setup.sites.get(site)
+    return run.setup.policy if section is None else at_site(run.setup.policy, section.costs())
+
+
+def _full(
+    run: Evidence, site: str, found: Sequence[Stretch], open_: Sequence[Stretch]
+) -> list[Stretch]:
+    """Where a site may train at full power: on its own, or in a window that is not dim."""
+    if _at(run, site).cap_below_g_per_kwh is None:
+        return _widened([*open_, *_carried(run, site, (Phase.TRAINING,))], 0.0)
+    clean = windows(uncapped(run.setup.policy), run.readings[site])
+    full = [*clean, *_alone(run, site, (Phase.TRAINING,))]
+    return _widened(_until_done(run, site, full, found), run.tolerance_s)
+
+
+def _until_done(
+    run: Evidence, site: str, stretches: Iterable[Stretch], dim: Iterable[Stretch]
+) -> list[Stretch]:
+    """Each until the step under way is done, where the site then goes on, capped or not.
+
+    That is so while it is in a `dim` stretch, or soon trains on its own power alone.
+    """
+    merged, dim = _widened(stretches, 0.0), list(dim)
+    if _at(run, site).cap_below_g_per_kwh is None:
+        return merged
+    times = sorted(t for t, step in run.steps if step.site == site)
+    alone = _alone(run, site, TRAINS)
+    longer: list[Stretch] = []
+    for start, end in merged:
+        index = bisect_left(times, end)
+        done = times[index] if index < len(times) else end
+        soon = any(row[0] <= done + run.tolerance_s and done <= row[1] for row in alone)
+        longer.append((start, done if soon or _covers(dim, end, done) else end))
+    return longer
+
+
 def _known(policy: PolicySection, readings: Sequence[Reading]) -> list[Stretch]:
     return [
         (reading.t, min(until, stale_at(policy, reading)))
@@ -96,14 +154,18 @@ def _known(policy: PolicySection, readings: Sequence[Reading]) -> list[Stretch]:
 
 
 def _carried(run: Evidence, site: str, phases: tuple[Phase, ...]) -> list[Stretch]:
-    """When a site drew nothing from its grid in these phases, and as long as a tick may be late."""
+    """As `_alone`, and as long as a tick may be late."""
+    return _widened(_alone(run, site, phases), run.tolerance_s)
+
+
+def _alone(run: Evidence, site: str, phases: tuple[Phase, ...]) -> list[Stretch]:
+    """When a site drew nothing from its grid in these phases."""
     rows = (row.segment for row in run.power.get(site, []) if row.segment.phase in phases)
-    alone = [
+    return [
         (row.start, row.end)
         for row in rows
         if row.flow is not None and row.flow.grid_w <= NOTHING_SHARE * row.power_w
     ]
-    return _widened(alone, run.tolerance_s)
 
 
 def _held(readings: Sequence[Reading]) -> Iterator[tuple[Reading, float]]:
