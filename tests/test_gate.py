@@ -4,6 +4,7 @@ import asyncio
 import base64
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from uncurtail.adapters.certificates import site_token
 from uncurtail.adapters.gate_bodies import Spool
 from uncurtail.adapters.gate_pass import ADDRESS, AUTHORITY, TOKEN, Pass
 from uncurtail.adapters.gate_server import Behind, app
-from uncurtail.core.orders import Wanted
+from uncurtail.core.orders import Heart, Wanted
 from uncurtail.errors import UserError
 
 SECRET = b"s" * 32
@@ -94,7 +95,7 @@ def door(tmp_path):
 
 STATE = "optimizer-0123456789abcdef.safetensors"
 INDEX = {"file": STATE, "sha256": "a" * 64, "kind": "small"}
-HEART = {"session": 2, "stepping": True, "round": 1, "steps": 0, "skew_s": 0.0}
+HEART = asdict(Heart(session=2, stepping=True, round=1, steps=0, skew_s=0.0))
 STEP = {
     "site": "oslo",
     "session": 2,

@@ -117,6 +117,8 @@ def state(heart: Message | None = None, step: Message | None = None) -> str:
         state({"steps": 1 << 70}),
         state({"round": -1}),
         state({"skew_s": float("nan")}),
+        state({"trouble": "x" * 2000}),
+        state({"capped": 1}),
         state(step={"loss": float("inf")}),
         state(step={"loss": "low"}),
         state(step={"epoch": None}),

@@ -16,6 +16,7 @@ from uncurtail.adapters import certificates, children, clock
 from uncurtail.adapters.blobs import BlobError, UnusableError
 from uncurtail.adapters.gate_client import LockedOutError, NotWantedError
 from uncurtail.adapters.gate_pass import ADDRESS, Pass
+from uncurtail.adapters.gpu_limits import RECORD
 from uncurtail.core.orders import Wanted
 from uncurtail.errors import UserError
 from uncurtail.site.machine import MACHINE, Ended, Machine, check_clock
@@ -172,6 +173,21 @@ def test_what_escapes_a_session_does_not_outlive_it(machine):
     one = machine(Script(*up(1)), shell="setsid sleep 600 & exit 1")
     until_the_script_is_over(one)
     assert children.marked(f"{RUN}@solar") == []
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["session", "machine"])
+def test_gpus_that_a_killed_session_left_capped_are_put_back(machine, killed):
+    """The record's own rows are the business of its module: here there are none."""
+    one = machine(Script(*up(1)), shell="echo {} > sites/solar/gpu-limits.json; exit 1")
+    one.prepare()
+    record = one.folder.site("solar") / RECORD
+    if killed:
+        record.write_text("{}")
+        one.prepare()
+    else:
+        with pytest.raises(UserError):
+            one.serve(None)
+    assert not record.exists()
 
 
 def test_a_snapshot_that_another_machine_replaced_is_done_without(machine):

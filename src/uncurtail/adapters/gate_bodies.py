@@ -8,13 +8,15 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
+
+from uncurtail.core.orders import Heart, StepReport
 
 # 10,000 steps, which a trainer keeps while the gate is away, are 1.5 MB.
 SMALL_BYTES = 4 << 20
@@ -22,9 +24,10 @@ SMALL_WALL_S = 30.0
 PIECE_WALL_S = 30.0  # within which something of a large body has to come
 BUFFER_BYTES = 1 << 20
 
-_EXACT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
-# What a database, a CSV reader and numpy still take for a number.
-Count = Annotated[int, Field(ge=0, le=1 << 53)]
+_EXACT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+MOST = 1 << 53  # what a database, a CSV reader and numpy still take for a number
+LINE = 1000
+Count = Annotated[int, Field(ge=0, le=MOST)]
 
 Shape = TypeVar("Shape")
 
@@ -37,40 +40,12 @@ class RefusedError(Exception):
         self.status = status
 
 
-class HeartWord(BaseModel):
-    """A trainer's heartbeat: the fields of `core.orders.Heart`."""
-
-    model_config = _EXACT
-
-    session: Count
-    stepping: bool
-    round: Count
-    steps: Count
-    skew_s: float
-
-
-class StepWord(BaseModel):
-    """One inner step: the fields of `core.orders.StepReport`."""
-
-    model_config = _EXACT
-
-    site: str
-    session: Count
-    round: Count
-    epoch: Count
-    step: Count
-    loss: float
-    tokens: Count
-    wall_s: float
-
-
-class StateWord(BaseModel):
+@dataclass(frozen=True, slots=True)
+class StateWord:
     """What a session says of itself, several times a second."""
 
-    model_config = _EXACT
-
-    heart: HeartWord
-    steps: list[StepWord] = Field(max_length=10_000)
+    heart: Heart
+    steps: list[StepReport]
 
 
 class ConsumedWord(BaseModel):
@@ -95,10 +70,12 @@ class IndexWord(BaseModel):
 
     file: str = Field(pattern=r"^optimizer-[0-9a-f]{16}\.safetensors$")
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    kind: str = Field(max_length=1000)
+    kind: str = Field(max_length=LINE)
 
 
-STATE = TypeAdapter(StateWord)
+for _kind in (Heart, StepReport):
+    with_config(_EXACT)(_kind)
+STATE = TypeAdapter(with_config(_EXACT)(StateWord))
 CONSUMED = TypeAdapter(ConsumedWord)
 INDEX = TypeAdapter(IndexWord)
 
@@ -172,6 +149,22 @@ def shaped(body: bytes, shape: TypeAdapter[Shape]) -> Shape:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"][:4])
         raise RefusedError(400, f"not of this version: {where}: {first['msg']}"[:200]) from None
+
+
+def plain(said: StateWord) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Heartbeat and steps as JSON has them.
+
+    Raises:
+        RefusedError: A number is no count, or a text is longer than a line.
+    """
+    heart, steps = asdict(said.heart), [asdict(step) for step in said.steps]
+    for word in (heart, *steps):
+        for name, value in word.items():
+            if isinstance(value, int) and not 0 <= value <= MOST:
+                raise RefusedError(400, f"{name} = {value} is no count")
+            if isinstance(value, str) and len(value) > LINE:
+                raise RefusedError(400, f"{name} is longer than a line")
+    return heart, steps
 
 
 def as_sent(body: bytes) -> dict[str, Any]:

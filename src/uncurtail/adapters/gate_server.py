@@ -33,6 +33,7 @@ from uncurtail.adapters.gate_bodies import (
     RefusedError,
     Spool,
     as_sent,
+    plain,
     shaped,
     small,
 )
@@ -232,7 +233,7 @@ class _Gate:
             (step.site, step.session) != (site, session) for step in said.steps
         ):
             return _no(400, "a session speaks for itself alone")
-        heart, steps = said.heart.model_dump(), [step.model_dump() for step in said.steps]
+        heart, steps = await run_in_threadpool(plain, said)
         found = await run_in_threadpool(self._behind.state.exchange, site, heart, steps)
         return (
             _no(503, "the state server is out of reach") if found is None else JSONResponse(found)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from uncurtail import config as configuration
-from uncurtail.adapters import certificates, children, clock
+from uncurtail.adapters import certificates, children, clock, gpu_limits
 from uncurtail.adapters.blobs import BlobError, UnusableError
 from uncurtail.adapters.gate_client import LockedOutError, NotWantedError
 from uncurtail.adapters.gate_pass import PASS_FILE, Pass
@@ -138,8 +138,7 @@ class Machine:
                 "first, or use another --home"
             )
         children.introduce(private / MACHINE)
-        left = children.kill_marked(self._mark)  # what a killed predecessor left
-        if left:
+        if left := self._clean():  # what a killed predecessor left
             raise UserError(f"{left} processes of an earlier session cannot be ended: end them")
         self.folder.site(self.leave.site).mkdir(parents=True, exist_ok=True)
         self.folder.resolved.write_text(settings, encoding="utf-8")
@@ -249,10 +248,14 @@ class Machine:
         log.info("session %d has ended", session)
         return code
 
-    def _clean(self) -> None:
-        """Nothing of a session that ended lives on, and nothing is left unreaped."""
-        children.kill_marked(self._mark)
+    def _clean(self) -> int:
+        """What of a session lives on ends, and its GPUs are as they were; how many are left."""
+        left = children.kill_marked(self._mark)
         children.reap([])
+        why = gpu_limits.restore(self.folder.site(self.leave.site) / gpu_limits.RECORD)
+        if why is not None:
+            log.warning("the GPUs keep the power limit of capped training: %s", why)
+        return left
 
     def _still_wanted(self, session: int) -> bool:
         """Whether nobody says otherwise; out of the gate's reach, the session goes on."""
