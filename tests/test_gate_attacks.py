@@ -117,7 +117,6 @@ def state(heart: Message | None = None, step: Message | None = None) -> str:
         state({"steps": 1 << 70}),
         state({"round": -1}),
         state({"skew_s": float("nan")}),
-        state({"trouble": "x" * 2000}),
         state({"capped": 1}),
         state(step={"loss": float("inf")}),
         state(step={"loss": "low"}),
@@ -131,6 +130,13 @@ def test_words_of_another_shape_reach_nobody(door, body):
     answer = door.call("POST", "/site/oslo/2/state", content=body)
     assert answer.status_code == 400
     assert door.plane.heard == []
+
+
+def test_a_trouble_is_a_line_that_a_terminal_can_show(door):
+    said = state({"trouble": "\x1b[2Jgone\n" + "x" * 2000})
+    assert door.call("POST", "/site/oslo/2/state", content=said).status_code == 200
+    trouble = door.plane.heard[0][1]["trouble"]
+    assert trouble == " [2Jgone " + "x" * 991
 
 
 @pytest.mark.parametrize(

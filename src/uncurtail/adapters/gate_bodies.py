@@ -152,18 +152,18 @@ def shaped(body: bytes, shape: TypeAdapter[Shape]) -> Shape:
 
 
 def plain(said: StateWord) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Heartbeat and steps as JSON has them.
+    """Heartbeat and steps as JSON has them; of a text, one line that a terminal can show.
 
     Raises:
-        RefusedError: A number is no count, or a text is longer than a line.
+        RefusedError: A number is no count.
     """
     heart, steps = asdict(said.heart), [asdict(step) for step in said.steps]
     for word in (heart, *steps):
         for name, value in word.items():
             if isinstance(value, int) and not 0 <= value <= MOST:
-                raise RefusedError(400, f"{name} = {value} is no count")
-            if isinstance(value, str) and len(value) > LINE:
-                raise RefusedError(400, f"{name} is longer than a line")
+                raise RefusedError(400, f"{name} is no count")
+            if isinstance(value, str):  # for a person, on a terminal
+                word[name] = "".join(c if c.isprintable() else " " for c in value[:LINE])
     return heart, steps
 
 
