@@ -15,6 +15,7 @@ from uncurtail.adapters import clock
 from uncurtail.config import Config, ConfigError
 from uncurtail.core.events import RunEnded
 from uncurtail.datanote import note_data
+from uncurtail.listening import check_port
 from uncurtail.monitor import Monitor
 from uncurtail.provisioning import check as check_fleet
 from uncurtail.provisioning import release_wall_s
@@ -31,7 +32,7 @@ def run_experiment(path: Path, overrides: list[str], runs: Path, *, resume: bool
     Raises:
         UserError: Something in the input or the environment must be mended first.
     """
-    from uncurtail.supervisor import check_port, prepare
+    from uncurtail.supervisor import prepare
 
     settings = config.load(path, overrides)
     folder = _resumable(runs, settings) if resume else None
