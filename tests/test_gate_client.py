@@ -4,12 +4,13 @@ import hashlib
 import threading
 
 import pytest
+import torch
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
-from tests.test_gate import HEART, INDEX, ROW, SECRET, STATE, STEP, Door
+from tests.test_gate import HEART, ROW, SECRET, STATE, STEP, Door
 from uncurtail.adapters import clock
 from uncurtail.adapters.blobs import BlobError, UnusableError
 from uncurtail.adapters.certificates import site_token
@@ -19,6 +20,7 @@ from uncurtail.adapters.gate_pass import Pass
 from uncurtail.adapters.redis_server import free_port
 from uncurtail.core.orders import Wanted
 from uncurtail.errors import UserError
+from uncurtail.lm.snapshot import Snapshot, read_snapshot, write_snapshot
 from uncurtail.site.planes import fetched, hand_in
 
 
@@ -76,13 +78,15 @@ def test_a_machine_does_all_it_has_to_through_the_gate(served, tmp_path):
 
 def test_a_snapshot_is_handed_in_and_fetched_whole(served, tmp_path):
     gate, folder = served.gate(), tmp_path / "snapshot"
-    folder.mkdir()
-    (folder / STATE).write_bytes(b"state" * 100)
-    (folder / "snapshot.json").write_text(str(INDEX).replace("'", '"'))
+    write_snapshot(folder, Snapshot({"momentum": torch.ones(3)}, "small"))
+    (state,) = folder.glob("optimizer-*")
     hand_in(gate, folder)
-    assert gate.welcome()["snapshot"] == [STATE, "snapshot.json"]
-    gate.fetch(f"snapshot/{STATE}", tmp_path / "fetched")
-    assert (tmp_path / "fetched").read_bytes() == b"state" * 100
+    assert gate.welcome()["snapshot"] == [state.name, "snapshot.json"]
+    for name in gate.welcome()["snapshot"]:
+        gate.fetch(f"snapshot/{name}", tmp_path / name)
+    found = read_snapshot(tmp_path, "small")
+    assert not isinstance(found, str), found
+    assert found["momentum"].tolist() == [1.0, 1.0, 1.0]
 
 
 def test_what_is_too_large_is_told_and_not_only_cut_off(served, tmp_path):
