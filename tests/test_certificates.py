@@ -11,6 +11,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from uncurtail.adapters.certificates import (
+    keep_secret,
+    keep_server_certificates,
     write_secret,
     write_server_certificates,
     write_session_key,
@@ -126,3 +128,45 @@ def test_what_was_readable_before_is_closed_when_it_is_written_anew(tmp_path):
     path.chmod(0o644)
     write_secret(path)
     assert mode(path) == 0o600
+
+
+def files(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_run_that_is_resumed_is_trusted_and_trusts_as_before(tmp_path):
+    keep_server_certificates(tmp_path / "tls", "gate.example")
+    keep_secret(tmp_path / "gate.secret")
+    first, secret = files(tmp_path / "tls"), (tmp_path / "gate.secret").read_bytes()
+    for host in ("gate.example", "127.0.0.1", None):
+        keep_server_certificates(tmp_path / "tls", host)
+    keep_secret(tmp_path / "gate.secret")
+    assert files(tmp_path / "tls") == first
+    assert (tmp_path / "gate.secret").read_bytes() == secret
+
+
+@pytest.mark.parametrize("name", ["ca.crt", "server.crt", "server.key"])
+@pytest.mark.parametrize("torn", [b"", b"half", None], ids=["empty", "half", "of another run"])
+def test_what_a_kill_left_half_written_is_made_anew(tmp_path, name, torn):
+    folder = tmp_path / "tls"
+    for place in (folder, tmp_path / "other"):
+        keep_server_certificates(place)
+    (folder / name).write_bytes((tmp_path / "other" / name).read_bytes() if torn is None else torn)
+    keep_server_certificates(folder)
+    assert handshake(folder, folder / "ca.crt") == b"welcome"
+    (tmp_path / "gate.secret").write_bytes(b"short")
+    keep_secret(tmp_path / "gate.secret")
+    assert len((tmp_path / "gate.secret").read_bytes()) == 32
+
+
+def test_a_certificate_for_another_host_is_made_anew(tmp_path):
+    keep_server_certificates(tmp_path, "old.example")
+    first = files(tmp_path)
+    keep_server_certificates(tmp_path, "new.example")
+    assert files(tmp_path)["ca.crt"] != first["ca.crt"]
+    assert handshake(tmp_path, tmp_path / "ca.crt", "new.example") == b"welcome"
+
+
+def test_an_address_of_ipv6_is_an_address(tmp_path):
+    keep_server_certificates(tmp_path, "[::1]")
+    assert handshake(tmp_path, tmp_path / "ca.crt", "::1") == b"welcome"

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import pytest
 from uncurtail.adapters import certificates
 from uncurtail.adapters.blobs import ObjectStore
 from uncurtail.adapters.certificates import site_token
+from uncurtail.adapters.gate_bodies import Spool
 from uncurtail.adapters.gate_pass import ADDRESS, AUTHORITY, TOKEN, Pass
 from uncurtail.adapters.gate_server import Behind, app
-from uncurtail.core.orders import Wanted
+from uncurtail.core.orders import Heart, Wanted
 from uncurtail.errors import UserError
 
 SECRET = b"s" * 32
@@ -62,13 +64,17 @@ class Door:
             secret=SECRET,
             superlink="https://127.0.0.1:9",
             authority=folder / "tls" / "ca.crt",
-            tls=folder / "tls",
             data=folder / "data",
             records=lambda site: folder / "sites" / site,
             store=self.store,
             state=self.plane,
+            spool=Spool(folder / "incoming", free_bytes=0),
+            most_update_bytes=1000,
+            most_state_bytes=1000,
             register=self.register,
+            registered=lambda key: key == "known",
         )
+        self.behind = behind
         self.app = app(behind)
 
     def register(self, site: str, session: int, key: str) -> str | None:
@@ -81,6 +87,7 @@ class Door:
         async def send() -> httpx.Response:
             transport = httpx.ASGITransport(app=self.app)
             headers = {} if of is None else {"authorization": f"Bearer {site_token(SECRET, of)}"}
+            headers |= what.pop("headers", {})
             async with httpx.AsyncClient(transport=transport, base_url="https://gate") as client:
                 return await client.request(method, path, headers=headers, **what)
 
@@ -92,7 +99,29 @@ def door(tmp_path):
     return Door(tmp_path)
 
 
-ROW = {"session": 2, "round": 3, "attempt": 1, "steps": 5}
+STATE = "optimizer-0123456789abcdef.safetensors"
+INDEX = {"file": STATE, "sha256": "a" * 64, "kind": "small"}
+HEART = asdict(Heart(session=2, stepping=True, round=1, steps=0, skew_s=0.0))
+STEP = {
+    "site": "oslo",
+    "session": 2,
+    "round": 1,
+    "epoch": 0,
+    "step": 7,
+    "loss": 3.5,
+    "tokens": 512,
+    "wall_s": 1.8e9,
+}
+ROW = {
+    "t": "2026-01-01T00:00:00Z",
+    "session": 2,
+    "round": 3,
+    "attempt": 1,
+    "intervals": [[0, 5, 10]],
+    "steps": 5,
+    "tokens": 2560,
+    "token_sha256": "b" * 64,
+}
 PATHS = [
     ("GET", "/site/oslo/welcome"),
     ("GET", "/site/oslo/wanted"),
@@ -129,7 +158,8 @@ def test_nothing_of_superlink_is_open_but_what_supernodes_sign(door, path):
 
 
 def test_a_supernodes_call_is_handed_on_and_a_dead_superlink_is_told(door):
-    answer = door.call("POST", "/v1/fleet/pull-messages", of=None, content=b"signed")
+    key = {"flwr-public-key": "known"}
+    answer = door.call("POST", "/v1/fleet/pull-messages", of=None, content=b"signed", headers=key)
     assert answer.status_code == 503
     assert "SuperLink" in answer.json()["error"]
 
@@ -160,13 +190,14 @@ def test_an_update_that_was_cut_short_is_none(door):
     answer = door.call(
         "PUT", "/site/oslo/2/updates/7/1", content=half(), extensions={"announced": 5}
     )
-    assert answer.status_code == 400, "how long it is was not said"
+    assert answer.status_code == 411, "how long it is was not said"
     assert door.store.keys("updates") == []
 
 
 def test_what_was_consumed_is_on_record_once_behind_whole_lines(door):
     path = door.folder / "sites" / "oslo" / "consumed.jsonl"
-    path.write_bytes(b'{"session": 1, "round": 1, "attempt": 1}\n{"sess')
+    older = {**ROW, "session": 1, "round": 1}
+    path.write_bytes(json.dumps(older).encode() + b'\n{"sess')
     for row in (ROW, ROW, {**ROW, "attempt": 2}):
         assert door.call("POST", "/site/oslo/2/consumed", json=row).status_code == 204
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -176,18 +207,18 @@ def test_what_was_consumed_is_on_record_once_behind_whole_lines(door):
 
 
 def test_a_session_speaks_for_itself_alone(door):
-    heart = {"session": 2, "stepping": True, "round": 1, "steps": 0, "skew_s": 0.0}
-    step = {"site": "oslo", "session": 2, "round": 1}
-    good = door.call("POST", "/site/oslo/2/state", json={"heart": heart, "steps": [step]})
+    good = door.call("POST", "/site/oslo/2/state", json={"heart": HEART, "steps": [STEP]})
     assert good.json()["server_s"] == 1.5
+    assert door.plane.heard == [("oslo", HEART, [STEP])]
     for body in (
-        {"heart": {**heart, "session": 3}, "steps": []},
-        {"heart": heart, "steps": [{**step, "site": "rome"}]},
+        {"heart": {**HEART, "session": 3}, "steps": []},
+        {"heart": HEART, "steps": [{**STEP, "site": "rome"}]},
+        {"heart": HEART, "steps": [{**STEP, "session": 1}]},
     ):
         assert door.call("POST", "/site/oslo/2/state", json=body).status_code == 400
     assert len(door.plane.heard) == 1
     door.plane.away = True
-    away = door.call("POST", "/site/oslo/2/state", json={"heart": heart, "steps": []})
+    away = door.call("POST", "/site/oslo/2/state", json={"heart": HEART, "steps": []})
     assert away.status_code == 503
 
 
@@ -208,14 +239,33 @@ def test_only_the_session_that_is_wanted_gets_a_key(door):
     assert door.registered == [("oslo", 2, "ecdsa A")]
 
 
+def keep(door, name: str, content: bytes) -> int:
+    return int(door.call("PUT", f"/site/oslo/snapshot/{name}", content=content).status_code)
+
+
 def test_a_snapshot_outlives_its_machine(door):
-    for name, content in (("optimizer-1.safetensors", b"state"), ("snapshot.json", b"{}")):
-        kept = door.call("PUT", f"/site/oslo/snapshot/{name}", content=content)
-        assert kept.status_code == 204
+    index = json.dumps(INDEX).encode()
+    assert keep(door, "snapshot.json", index) == 409, "what it names has to come first"
+    for name, content in ((STATE, b"state"), ("snapshot.json", index)):
+        assert keep(door, name, content) == 204
         assert door.call("GET", f"/site/oslo/snapshot/{name}").content == content
     told = door.call("GET", "/site/oslo/welcome").json()
-    assert told["snapshot"] == ["optimizer-1.safetensors", "snapshot.json"]
+    assert told["snapshot"] == [STATE, "snapshot.json"]
     assert (told["run"], told["config"]) == ("demo-1", "{}")
+
+
+def test_a_site_has_one_snapshot_and_the_next_on_its_way_and_no_more(door):
+    folder = door.folder / "sites" / "oslo" / "snapshot"
+    states = [f"optimizer-{number:016x}.safetensors" for number in range(4)]
+    assert keep(door, states[0], b"first") == 204
+    assert keep(door, "snapshot.json", json.dumps({**INDEX, "file": states[0]}).encode()) == 204
+    for name in states[1:3]:  # two uploads whose index never came
+        assert keep(door, name, b"next") == 204
+    assert sorted(p.name for p in folder.iterdir()) == [states[0], states[2], "snapshot.json"]
+    told = door.call("GET", "/site/oslo/welcome").json()
+    assert told["snapshot"] == [states[0], "snapshot.json"]
+    assert keep(door, "snapshot.json", json.dumps({**INDEX, "file": states[2]}).encode()) == 204
+    assert sorted(p.name for p in folder.iterdir()) == [states[2], "snapshot.json"]
 
 
 @pytest.mark.parametrize(

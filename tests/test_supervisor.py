@@ -10,11 +10,13 @@ from rich.console import Console
 
 from tests.virtual import START, experiment
 from uncurtail.adapters import children
+from uncurtail.adapters.flower_commands import Flower
 from uncurtail.config import ConfigError
 from uncurtail.core.events import unix
 from uncurtail.monitor import Monitor
+from uncurtail.provisioning import invitation
 from uncurtail.runfolder import SUPERVISOR, RunFolder
-from uncurtail.supervisor import STEADY_S, Backoff, prepare, saving_s
+from uncurtail.supervisor import STEADY_S, Backoff, prepare, saving_s, write_credentials
 
 
 def starts(lifetimes: list[float]) -> list[float]:
@@ -59,3 +61,17 @@ def test_a_run_that_is_running_is_not_started_a_second_time(tmp_path):
             prepare(settings, folder, monitor, "data")
         assert other.poll() is None
         other.kill()
+
+
+def test_what_lets_a_machine_in_still_does_when_its_run_is_resumed(tmp_path):
+    folder = RunFolder(tmp_path / "demo-1")
+    folder.create()
+    settings = experiment(gate={"address": "gate.example:8443"})
+    site = next(iter(settings.sites))
+    flower = Flower(folder.private, 1)
+    write_credentials(settings, folder, flower)
+    before = invitation(settings, folder, site)
+    tasks = flower.secret.read_bytes()
+    write_credentials(settings, folder, flower)
+    assert invitation(settings, folder, site) == before
+    assert flower.secret.read_bytes() != tasks, "whom a killed run left is given no task any more"

@@ -15,6 +15,7 @@ from uncurtail.adapters import clock
 from uncurtail.config import Config, ConfigError
 from uncurtail.core.events import RunEnded
 from uncurtail.datanote import note_data
+from uncurtail.listening import check_port
 from uncurtail.monitor import Monitor
 from uncurtail.provisioning import check as check_fleet
 from uncurtail.provisioning import release_wall_s
@@ -47,7 +48,7 @@ def carry_out(path: Path, settings: Config, runs: Path, folder: RunFolder | None
     Raises:
         UserError: Something in the input or the environment must be mended first.
     """
-    from uncurtail.supervisor import check_port, prepare
+    from uncurtail.supervisor import prepare
 
     going_on = folder is not None
     if folder is not None:

@@ -22,6 +22,7 @@ from uncurtail.adapters.redis_server import EmbeddedRedis, free_port, plan_embed
 from uncurtail.config import Config, ConfigError, place
 from uncurtail.core.events import RunEnded
 from uncurtail.errors import UserError
+from uncurtail.listening import listens
 from uncurtail.monitor import Monitor
 from uncurtail.provisioning import release_wall_s
 from uncurtail.runfolder import COORDINATOR, RUN_DIR, SUPERVISOR, RunFolder
@@ -207,7 +208,7 @@ class Supervisor:
         return self.config.flower.superlink is not None
 
     def _superlink_listens(self) -> bool:
-        return _listens(self.flower.port, self.flower.host)
+        return listens(self.flower.port, self.flower.host)
 
     def _start_superlink(self) -> None:
         self._spawn("superlink", self.flower.superlink())
@@ -292,8 +293,9 @@ def prepare(config: Config, folder: RunFolder, monitor: Monitor, data: str) -> S
     private = folder.private
     for name in ("stop", COORDINATOR):
         (private / name).unlink(missing_ok=True)
-    for stale in (*private.glob("superlink.db*"), *private.glob("registered/*")):
-        stale.unlink()
+    if config.flower.superlink is None:  # another's still knows the sessions that live on
+        for stale in (*private.glob("superlink.db*"), *private.glob("registered/*")):
+            stale.unlink()
     redis = plan_embedded() if secret(REDIS_URL) is None else None
     url = redis.url if redis is not None else secret(REDIS_URL) or ""
     if redis is None and (why := reachable(url)) is not None:
@@ -302,14 +304,19 @@ def prepare(config: Config, folder: RunFolder, monitor: Monitor, data: str) -> S
     endpoints = Endpoints(flower_port=port, redis_url=url, data=data, flower_host=host)
     endpoints.save(folder)
     flower = Flower(private, port, host)
-    gate = config.gate.address
-    gate_host = None if gate is None else place(gate)[0]
-    certificates.write_server_certificates(flower.certificates, gate_host)
-    certificates.write_secret(folder.gate_secret)
-    certificates.write_secret(flower.secret)
+    write_credentials(config, folder, flower)
     flower.write_home()
     children.introduce(private / SUPERVISOR)
     return Supervisor(config, folder, monitor, endpoints, flower, redis)
+
+
+def write_credentials(config: Config, folder: RunFolder, flower: Flower) -> None:
+    """Write what proves who is who; what lets a machine in still does after a resume."""
+    gate = config.gate.address
+    gate_host = None if gate is None else place(gate)[0]
+    certificates.keep_server_certificates(flower.certificates, gate_host)
+    certificates.keep_secret(folder.gate_secret)
+    certificates.write_secret(flower.secret)
 
 
 def _superlink_of(config: Config, private: Path) -> tuple[str, int]:
@@ -342,41 +349,6 @@ def _superlink_of(config: Config, private: Path) -> tuple[str, int]:
 def gate_command(folder: RunFolder) -> list[str]:
     """How the gate is started."""
     return [sys.executable, "-m", "uncurtail", "gate", str(folder.path)]
-
-
-def check_port(config: Config) -> None:
-    """See that the ports that were asked for are free, and that a SuperLink is where it is said.
-
-    Raises:
-        ConfigError: One is taken, or nobody answers there.
-    """
-    port = config.flower.port
-    if port and _listens(port):
-        raise ConfigError(
-            f"flower.port = {port} is taken: choose another, or 0 for a free one "
-            "(--set flower.port=0)"
-        )
-    if config.flower.superlink is not None:
-        host, theirs = place(config.flower.superlink)
-        if not _listens(theirs, host):
-            raise ConfigError(
-                f"flower.superlink = {config.flower.superlink} does not answer: start it, or leave "
-                "the key out for one of the run's own"
-            )
-    if config.gate.address is not None and _listens(place(config.gate.address)[1]):
-        raise ConfigError(
-            f"the port of gate.address = {config.gate.address} is taken: choose another"
-        )
-
-
-def _listens(port: int, host: str = "127.0.0.1") -> bool:
-    import socket
-
-    try:
-        with socket.create_connection((host, port), timeout=0.5):
-            return True
-    except OSError:
-        return False
 
 
 def _last_line(path: Path) -> str:

@@ -56,7 +56,7 @@ def machines(tmp_path):
         if machine.poll() is None:
             os.killpg(machine.pid, signal.SIGKILL)
             machine.wait(10)
-    for home in tmp_path.glob("*/small-*"):
+    for home in tmp_path.glob("*/*/small-*"):
         for site in ("north", "south"):
             children.kill_marked(f"{home.name}@{site}")
 
@@ -116,7 +116,7 @@ def test_a_site_elsewhere_trains_through_the_gate_and_is_verified(
     assert {e.cause for e in events if isinstance(e, SiteReleased)} == {"drained"}
     assert [c for c in verify(run.folder) if c.passed is False] == []
 
-    home = tmp_path / "elsewhere" / run.folder.run_id
+    home = tmp_path / "elsewhere" / "south" / run.folder.run_id
     assert (home / "sites" / "south" / "consumed.jsonl").read_bytes() == (
         run.folder.site("south") / "consumed.jsonl"
     ).read_bytes()
@@ -128,3 +128,46 @@ def test_a_site_elsewhere_trains_through_the_gate_and_is_verified(
     machine.send_signal(signal.SIGTERM)
     assert machine.wait(60) == 0
     assert children.marked(f"{run.folder.run_id}@south") == []
+
+
+@pytest.mark.timeout(500)
+def test_an_invited_machine_serves_on_after_its_run_and_itself_were_killed(
+    small_run, machines, tmp_path
+):
+    """It is invited once: a resumed run still knows it, and it comes back by itself."""
+    run = small_run(
+        minutes=900, windows={"north": [(0, 900)], "south": [(0, 900)]}, speed=90.0, round_s=1200.0
+    )
+    settings = [f"gate.address=127.0.0.1:{free_port()}", "gate.listen=127.0.0.1"]
+    settings += ["sites.south.kind=static"]
+    run.start(*(part for setting in settings for part in ("--set", setting)))
+    run.until(lambda events: any(isinstance(e, SitePhase) for e in events), 90)
+
+    def merged() -> int:
+        return sum("south" in e.sites for e in run.events() if isinstance(e, RoundCommitted))
+
+    def trains(more_than: int) -> None:
+        run.until(lambda _: merged() > more_than, 150)
+
+    variables = invited(run, "south")
+    machine = machines("elsewhere", variables)
+    trains(0)
+    assert run.process is not None
+    run.process.kill()
+    run.process.wait(10)
+    run.start("--resume")
+    trains(merged())
+    assert machine.poll() is None, "it was not started again"
+
+    machine.kill()
+    machine.wait(10)
+    machine = machines("elsewhere", variables)
+    trains(merged())
+    run.interrupt()
+    assert run.wait(60) == 130, run.output()[-3000:]
+    machine.send_signal(signal.SIGTERM)
+    assert machine.wait(60) == 0
+    assert children.marked(f"{run.folder.run_id}@south") == []
+    log = (tmp_path / "elsewhere" / "output").read_text()
+    assert "Traceback" not in log
+    assert log.count("cannot be reached") <= 6, "it waits quietly"

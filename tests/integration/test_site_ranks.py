@@ -27,7 +27,7 @@ def test_a_site_of_two_ranks_survives_a_killed_rank_and_skips_nothing(small_run)
     run.interrupt()
     assert run.wait(60) == 130, run.output()[-3000:]
 
-    assert [c for c in verify(run.folder) if c.passed is not True] == []
+    assert [c for c in verify(run.folder) if c.passed is False] == []
     assert causes(run.events()) == ["lost", "drained"]
     assert run.living() == []
 

@@ -22,7 +22,7 @@ def merged(events):
 
 def assert_undisturbed(run):
     assert isinstance(run.events()[-1], RunEnded)
-    assert [c for c in verify(run.folder) if c.passed is not True] == []
+    assert [c for c in verify(run.folder) if c.passed is False] == []
     assert run.living() == []
     assert merged(run.events()) == {"north", "south"}
 

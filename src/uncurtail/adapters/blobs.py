@@ -65,6 +65,17 @@ class ObjectStore:
         except (BaseError, OSError) as error:
             raise BlobError(f"cannot write {key}: {error}") from error
 
+    def put_file(self, key: str, path: Path) -> None:
+        """Write a file's content whole or not at all; it is never in memory as a whole.
+
+        Raises:
+            BlobError: The store refused.
+        """
+        try:
+            obstore.put(self._store, key, path)
+        except (BaseError, OSError) as error:
+            raise BlobError(f"cannot write {key}: {error}") from error
+
     def put_new(self, key: str, data: bytes) -> bool:
         """Write whole only if nothing is there; False when something was: another won.
 

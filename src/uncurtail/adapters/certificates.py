@@ -3,6 +3,7 @@
 Also on loopback: without them any local user could submit code to our sites.
 """
 
+import base64
 import datetime
 import hashlib
 import hmac
@@ -11,6 +12,7 @@ import os
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
@@ -29,6 +31,35 @@ _SIGNS_CERTIFICATES = x509.KeyUsage(
     decipher_only=False,
 )
 VALID_DAYS = 400  # longer than a run; the folder is private, and each run has its own
+RENEW_DAYS = 60  # a run that goes on with less left gets new ones
+SECRET_BYTES = 32
+
+
+def keep_server_certificates(folder: Path, host: str | None = None) -> None:
+    """Write them unless they are there, whole, for `host`, and valid for long enough.
+
+    Machines that were let in trust this authority: a run that is resumed keeps it.
+    """
+    if not _usable(folder, host):
+        write_server_certificates(folder, host)
+
+
+def _usable(folder: Path, host: str | None) -> bool:
+    now = datetime.datetime.fromtimestamp(clock.wall(), tz=datetime.UTC)
+    try:
+        ca = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
+        server = x509.load_pem_x509_certificate((folder / "server.crt").read_bytes())
+        key = serialization.load_pem_private_key((folder / "server.key").read_bytes(), None)
+        server.verify_directly_issued_by(ca)
+        names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (OSError, ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
+        return False  # a first start, or one that was killed while it wrote them
+    left = server.not_valid_after_utc - now
+    return (
+        key.public_key() == server.public_key()
+        and (host is None or _name(host) in names)
+        and left >= datetime.timedelta(days=RENEW_DAYS)
+    )
 
 
 def write_server_certificates(folder: Path, host: str | None = None) -> None:
@@ -80,9 +111,45 @@ def write_session_key(path: Path) -> None:
     _write_private(path.with_name(f"{path.name}.pub"), public)
 
 
+def session_key(text: str) -> str:
+    """The public key of a session, in OpenSSH form without a comment.
+
+    Raises:
+        ValueError: It is none, or of another kind.
+    """
+    key = _public_key(text)
+    return key.public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    ).decode()
+
+
+def flower_key(text: str) -> str:
+    """A session's public key as Flower 1.41 has it in the header of a SuperNode's request."""
+    pem = _public_key(text).public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return base64.b64encode(pem).decode()
+
+
+def _public_key(text: str) -> ec.EllipticCurvePublicKey:
+    try:
+        key = serialization.load_ssh_public_key(text.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise ValueError("not an ECDSA P-384 key")
+    return key
+
+
 def write_secret(path: Path) -> None:
     """Write 32 random bytes that only this user can read."""
-    _write_private(path, os.urandom(32))
+    _write_private(path, os.urandom(SECRET_BYTES))
+
+
+def keep_secret(path: Path) -> None:
+    """Write a secret unless one is there, whole."""
+    if not path.is_file() or path.stat().st_size != SECRET_BYTES:
+        write_secret(path)
 
 
 def site_token(secret: bytes, site: str) -> str:
@@ -92,7 +159,7 @@ def site_token(secret: bytes, site: str) -> str:
 
 def _name(host: str) -> x509.GeneralName:
     try:
-        return x509.IPAddress(ipaddress.ip_address(host))
+        return x509.IPAddress(ipaddress.ip_address(host.strip("[]")))
     except ValueError:
         return x509.DNSName(host)
 

@@ -20,6 +20,15 @@ from uncurtail.core.orders import Announcement, Desired, Wanted
 STATE_TIMEOUT_S = 2.0  # a heartbeat that takes longer is told by the next
 BULK_TIMEOUT_S = 60.0  # between two pieces
 PIECE_BYTES = 1 << 20
+_NONSENSE = (ValueError, KeyError, TypeError)  # what reading an answer of another shape raises
+
+
+class LockedOutError(BlobError):
+    """The gate does not know our token."""
+
+
+class NotWantedError(BlobError):
+    """The gate does not want this now; later it may."""
 
 
 class Gate:
@@ -34,6 +43,10 @@ class Gate:
             verify=context,
             timeout=httpx.Timeout(BULK_TIMEOUT_S, connect=10.0),
         )
+
+    def close(self) -> None:
+        """End its connections."""
+        self._client.close()
 
     def welcome(self) -> dict[str, Any]:
         """The run's name, its settings, and the names of its data files.
@@ -62,7 +75,9 @@ class Gate:
         """Make a session's key known to Flower.
 
         Raises:
-            BlobError: It is not wanted now, or cannot be made known.
+            NotWantedError: It is not wanted now.
+            UnusableError: It has another key already: it is another machine's.
+            BlobError: It cannot be made known now.
         """
         with _told(f"session {session}"):
             _check(self._client.post(f"/{session}/key", content=public_key))
@@ -76,18 +91,20 @@ class Gate:
             answer = self._client.post(
                 f"/{heart['session']}/state", json=body, timeout=STATE_TIMEOUT_S
             )
-        except httpx.HTTPError:
+            if answer.status_code == 400 and steps:  # what is not taken must not hold up the rest
+                return self.exchange(heart, ())
+            if answer.status_code != 200:
+                return None
+            told = answer.json()
+            desired, announcement = told["desired"], told["announcement"]
+            return (
+                told["coordinator"],
+                None if desired is None else Desired(**desired),
+                None if announcement is None else Announcement(**announcement),
+                float(told["server_s"]),
+            )
+        except (httpx.HTTPError, *_NONSENSE):
             return None
-        if answer.status_code != 200:
-            return None
-        told = answer.json()
-        desired, announcement = told["desired"], told["announcement"]
-        return (
-            told["coordinator"],
-            None if desired is None else Desired(**desired),
-            None if announcement is None else Announcement(**announcement),
-            float(told["server_s"]),
-        )
 
     def measured(self, session: int, watts: float, source: str) -> bool:
         """Tell what this session measured of its power (W); whether it got there."""
@@ -165,12 +182,14 @@ class Gate:
 
 @contextmanager
 def _told(what: str) -> Iterator[None]:
-    """Every fault of the network is a BlobError of one line."""
+    """Every fault of the network, and every answer of another kind, is a BlobError of one line."""
     try:
         yield
     except httpx.HTTPError as error:
         reason = str(error) or type(error).__name__
         raise BlobError(f"{what}: the gate cannot be reached: {reason}") from error
+    except _NONSENSE as error:
+        raise BlobError(f"{what}: not an answer of this version: {error!r}"[:300]) from error
 
 
 def _check(answer: httpx.Response) -> None:
@@ -182,4 +201,8 @@ def _check(answer: httpx.Response) -> None:
         why = f"status {answer.status_code}"
     if answer.status_code == 404:
         raise UnusableError(why)
+    if answer.status_code == 401:
+        raise LockedOutError(why)
+    if answer.status_code == 409:
+        raise NotWantedError(why)
     raise BlobError(f"the gate refuses: {why}")
