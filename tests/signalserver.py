@@ -29,7 +29,7 @@ def sawtooth(t: float) -> float:
 
 @dataclass
 class Fault:
-    """`kind` is a status, or slow, truncated, not-json, nonsense; `where` is in the path."""
+    """`kind` is a status, or slow, truncated, not-json, nonsense; `where` is in path and query."""
 
     kind: str
     where: str = "/v3/"
@@ -50,6 +50,7 @@ class SignalServer:
 
     url: str = ""
     value: Callable[[float], Any] = sawtooth  # gCO2/kWh, or anything that JSON can say
+    foretold: Callable[[float], Any] | None = None  # what forecasts say; unset: the truth
     now: Callable[[], float] = time.time
     frozen_at: float | None = None
     skew_s: float = 0.0  # the server's clock against ours
@@ -114,17 +115,22 @@ class SignalServer:
             if not self.forecasts:
                 return 403, {"message": "no forecasts in this plan"}
             first = self.time // SLOT_S * SLOT_S
-            steps = int(float(query["horizon_hours"]) * 12) or 1
-            return 200, self._moer([first + n * SLOT_S for n in range(steps)], iso(self.time))
+            steps = int(float(query["horizon_hours"]) * 12)
+            times = [first + n * SLOT_S for n in range(steps or 1)]
+            return 200, self._moer(
+                [t for t in times if t not in self.gaps],
+                iso(self.time),
+                self.foretold if steps else None,
+            )
         start, end = unix(query["start"]), unix(query["end"])
         if end - start > 32 * 86_400:
             return 400, {"message": "the window is longer than 32 days"}
         return 200, self._moer(self._slots(start, end, SLOT_S), None)
 
-    def _moer(self, times, generated_at):
+    def _moer(self, times, generated_at, foretold=None):
         rows = []
         for t in times:
-            value = self.value(t)
+            value = (foretold or self.value)(t)
             lb = value * LB_PER_MWH_OF_G_PER_KWH if isinstance(value, int | float) else value
             rows.append({"point_time": iso(t), "value": lb})
         meta = {"region": "CAISO_NORTH", "signal_type": "co2_moer", "units": "lbs_co2_per_mwh"}
@@ -149,7 +155,8 @@ class SignalServer:
             return 200, {"zone": zone, "history": [self._hour(t) for t in hours]}
         if what == "forecast":
             hours = [hour + n * HOUR_S for n in range(24)]
-            return 200, {"zone": zone, "forecast": [self._hour(t) for t in hours]}
+            rows = [self._hour(t, self.foretold) for t in hours]
+            return 200, {"zone": zone, "forecast": rows, "updatedAt": iso(self.time)}
         if not self.past:
             return 403, {"message": "not in your plan"}
         start, end = unix(query["start"]), unix(query["end"])
@@ -157,8 +164,9 @@ class SignalServer:
             return 400, {"message": "at most 10 days"}
         return 200, {"zone": zone, "data": [self._hour(t) for t in self._slots(start, end, HOUR_S)]}
 
-    def _hour(self, t):
-        return {"datetime": iso(t).replace("+00:00", "Z"), "carbonIntensity": self.value(t)}
+    def _hour(self, t, foretold=None):
+        value = (foretold or self.value)(t)
+        return {"datetime": iso(t).replace("+00:00", "Z"), "carbonIntensity": value}
 
     def _prometheus(self, what, query, headers) -> tuple[int, Any]:
         basic = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
@@ -220,7 +228,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {key.title(): value for key, value in self.headers.items()}
         request = Request(parts.path, query, headers)
         self.signals.requests.append(request)
-        fault = self.signals.take_fault(parts.path)
+        fault = self.signals.take_fault(self.path)
         kind = fault.kind if fault else ""
         if kind.isdigit():
             self._send(int(kind), b'{"message": "scripted"}', fault.headers if fault else {})

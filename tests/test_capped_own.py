@@ -161,6 +161,14 @@ def test_two_that_train_together_idle_the_same_share_and_it_is_counted_once():
     assert outcome.sites["a"].train_s == pytest.approx(0.75 * SPEED * shared_s)
 
 
+def test_where_not_all_may_be_up_one_that_carries_itself_goes_before_one_in_a_window():
+    values = {"b": trace((0, 90)), "a": DARK}
+    sites = {"b": NODE, "a": NODE}
+    asked = game(DARK, WEAK, sites=sites, traces=values, until=T0 + HOUR, max_sites=1)
+    outcome = simulate(asked)
+    assert (outcome.sites["a"].provisions, outcome.sites["b"].provisions) == (1, 0)
+
+
 GAMES = {
     "weak": (trace((0, 400), (2, 150), (4, 50), (5, 400)), WEAK),
     "strong": (trace((0, 400), (2, 150), (4, 50), (5, 400)), STRONG),

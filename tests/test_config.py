@@ -99,7 +99,7 @@ def test_a_config_cannot_be_changed():
             id="a-row-of-the-plan-misses-a-key",
         ),
         pytest.param(
-            "plan.max_site=1", "plan.max_site: unknown key; did you mean max_sites?", id="plan"
+            "fleet.max_site=1", "fleet.max_site: unknown key; did you mean max_sites?", id="fleet"
         ),
         pytest.param(
             "plan.policies.mine={policy={linger=3}}",

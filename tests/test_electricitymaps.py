@@ -24,7 +24,23 @@ def maps(server):
 
 def test_the_signal_is_labelled_average(maps):
     assert (maps.signal.kind, maps.signal.unit) == ("average", "gCO2/kWh")
-    assert maps.forecast("DE", NOON).signal.kind == "average"
+    assert maps.forecast("DE", NOON).trace.signal.kind == "average"
+
+
+def test_a_forecast_that_does_not_say_when_it_was_made_is_as_old_as_its_first_hour(maps, server):
+    assert maps.forecast("DE", NOON + 600.0).made == NOON
+    answered = server.answer
+
+    def mute(request):
+        status, body = answered(request)
+        body.pop("updatedAt")
+        return status, body
+
+    server.answer = mute
+    server.frozen_at = NOON - 3 * HOUR
+    said = maps.forecast("DE", NOON + 600.0)
+    assert said.made == (NOON - 3 * HOUR) // HOUR * HOUR
+    assert said.trace.times[0] >= NOON - HOUR, "what is over is left out"
 
 
 def test_the_newest_value_is_published_when_it_was_updated(maps, server):

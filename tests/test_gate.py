@@ -27,6 +27,12 @@ class Plane:
     def __init__(self) -> None:
         self.heard: list[tuple[str, Any, Any]] = []
         self.away = False
+        self.watts: list[tuple[str, int, float, str]] = []
+
+    def measured(self, site: str, session: int, watts: float, source: str) -> bool:
+        if not self.away:
+            self.watts.append((site, session, watts, source))
+        return not self.away
 
     def exchange(self, site: str, heart: Any, steps: Any) -> Any:
         if self.away:
@@ -92,6 +98,7 @@ PATHS = [
     ("GET", "/site/oslo/wanted"),
     ("POST", "/site/oslo/2/key"),
     ("POST", "/site/oslo/2/state"),
+    ("POST", "/site/oslo/2/watts"),
     ("POST", "/site/oslo/2/consumed"),
     ("PUT", "/site/oslo/2/updates/3/1"),
     ("GET", "/site/oslo/objects/x"),
@@ -182,6 +189,14 @@ def test_a_session_speaks_for_itself_alone(door):
     door.plane.away = True
     away = door.call("POST", "/site/oslo/2/state", json={"heart": heart, "steps": []})
     assert away.status_code == 503
+
+
+def test_what_a_machine_elsewhere_measures_reaches_the_state_plane(door):
+    body = {"watts": 812.5, "source": "nvml"}
+    assert door.call("POST", "/site/oslo/2/watts", json=body).status_code == 204
+    assert door.plane.watts == [("oslo", 2, 812.5, "nvml")]
+    door.plane.away = True
+    assert door.call("POST", "/site/oslo/2/watts", json=body).status_code == 503
 
 
 def test_only_the_session_that_is_wanted_gets_a_key(door):

@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from uncurtail.core import measured, pricing
 from uncurtail.core.fleet import Phase, SiteSection
 from uncurtail.core.ledger import Ledger, Segment
 from uncurtail.core.signals import Reading
+from uncurtail.instruments import Instruments
 from uncurtail.metering import Meter
 
 START = 1000.0
@@ -55,6 +57,8 @@ class FakeRecord:
     def reading(self, reading):
         self.told.append(reading)
 
+    price = watts = reading
+
     def segments(self, site):
         return [
             (segment.start, segment.end, segment.phase, segment.intensity_g_per_kwh)
@@ -66,7 +70,8 @@ class FakeRecord:
 
 def metering(*published, phases=IDLE, since=START):
     feed, record = FakeFeed([Reading(*row) for row in published], since), FakeRecord()
-    meter = Meter(SITES, phases, feed, record, Ledger(100.0), since)  # type: ignore[arg-type]
+    instruments = Instruments(feed, record)  # type: ignore[arg-type]
+    meter = Meter(SITES, phases, instruments, Ledger(100.0), since)
     return meter, feed, record
 
 
@@ -224,3 +229,86 @@ def test_however_the_ticks_fall_the_same_energy_is_priced_the_same(rows, ticks, 
         assert left.energy_j == pytest.approx(right.energy_j)
         assert left.emissions_g == pytest.approx(right.emissions_g)
         assert left.unpriced_j == pytest.approx(right.unpriced_j)
+
+
+@dataclass
+class FakeSignals:
+    """Prices or measurements, as they are given."""
+
+    rows: list[Reading]
+    trouble: str | None = None
+
+    def readings(self, after, until):
+        return [row for row in self.rows if after < row.t <= until]
+
+    def next_change(self, now):
+        raise AssertionError("metering never asks when")
+
+    def expected(self, site, now):
+        raise AssertionError("metering never looks ahead")
+
+
+def priced(rows, stale_s, power=()):
+    feed, record = FakeFeed([]), FakeRecord()
+    signals = [Reading("solar", t, value, None, pricing.signal("csv")) for t, value in rows]
+    samples = [Reading("solar", t, value, None, measured.signal("rapl")) for t, value in power]
+    prices, meters = FakeSignals(signals), [FakeSignals(samples)]
+    instruments = Instruments(feed, record, prices, stale_s, meters, 60.0)  # type: ignore[arg-type]
+    return Meter(SITES, TRAINING, instruments, Ledger(100.0), START), record
+
+
+def stretches(record, what):
+    rows = [segment for cut in record.cuts for segment, _ in cut if segment.site == "solar"]
+    return [(row.start - START, row.end - START, getattr(row, what)) for row in rows]
+
+
+def test_a_price_that_goes_stale_ends_its_stretch_and_one_told_again_does_not():
+    told = [(START, 0.1), (START + 100, 0.1), (START + 200, 0.1), (START + 500, 0.1)]
+    meter, record = priced(told, stale_s=150.0)
+    meter.begin()
+    for seconds in range(50, 650, 50):
+        meter.advance(START + seconds)
+    meter.cut(START + 600)
+    assert stretches(record, "price_eur_per_kwh") == [
+        (0.0, pytest.approx(350.001), 0.1),
+        (pytest.approx(350.001), 500.0, None),
+        (500.0, 600.0, 0.1),
+    ]
+
+
+def test_a_power_that_is_measured_again_and_again_counts_for_all_of_a_long_stretch():
+    power = [(START + 15.0 * n, 70.0) for n in range(1, 41)]
+    meter, record = priced([], 1.0, power)
+    meter.begin()
+    for seconds in range(5, 605, 5):
+        meter.advance(START + seconds)
+    meter.cut(START + 600)
+    assert stretches(record, "power_w") == [(0.0, 15.0, 100.0), (15.0, 600.0, 70.0)]
+    assert stretches(record, "power_from") == [(0.0, 15.0, "model"), (15.0, 600.0, "rapl")]
+    assert meter.spent(START + 600).kg_per_s == 0.0
+
+
+def test_a_released_site_draws_nothing_whatever_was_measured_last():
+    power = [(START + 10.0, 70.0)]
+    meter, record = priced([], 1.0, power)
+    meter.begin()
+    meter.advance(START + 20)
+    meter.change({"solar": Phase.RELEASED, "windy": Phase.IDLE}, START + 20)
+    meter.change({"solar": Phase.PROVISIONING, "windy": Phase.IDLE}, START + 30)
+    meter.advance(START + 40)
+    meter.cut(START + 40)
+    watts = [(start, end, w) for start, end, w in stretches(record, "power_w")]
+    assert watts == [
+        (0.0, 10.0, 100.0), (10.0, 20.0, 70.0), (20.0, 30.0, 0.0), (30.0, 40.0, 10.0),
+    ]  # fmt: skip
+
+
+def test_a_price_that_an_earlier_coordinator_took_in_is_not_taken_in_again():
+    told = [(START, 0.1), (START + 50.0, 0.3)]
+    meter, record = priced(told, 1e6)
+    paid = Reading("solar", START, 0.1, None, pricing.signal("csv"))
+    meter.resume({"solar": Reading("solar", START, 50.0)}, {"solar": paid})
+    meter.advance(START + 60)
+    meter.cut(START + 60)
+    assert [reading.value for reading in record.told] == [0.3]
+    assert stretches(record, "price_eur_per_kwh") == [(0.0, 50.0, 0.1), (50.0, 60.0, 0.3)]

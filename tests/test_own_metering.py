@@ -7,10 +7,12 @@ from tests.test_metering import FakeFeed, FakeRecord
 from uncurtail.adapters.vessim_own import VessimOwnPower
 from uncurtail.core.fleet import Phase, SiteSection
 from uncurtail.core.ledger import Ledger
+from uncurtail.core.measured import signal
 from uncurtail.core.microgrid import Microgrid, MicrogridSection
 from uncurtail.core.policy import Threshold
 from uncurtail.core.signals import Reading, Trace
-from uncurtail.metering import Meter, OwnSupply
+from uncurtail.instruments import Instruments, OwnSupply
+from uncurtail.metering import Meter
 
 START = 1_784_851_200.0
 BATTERY = MicrogridSection(battery_wh=3000.0, battery_initial_soc=0.5, battery_c_rate=1.0)
@@ -25,14 +27,13 @@ class PlainFeed(FakeFeed):
         return dict(power_w)
 
 
-def metering(*published, phase=Phase.TRAINING, section=BATTERY, sun=None):
+def metering(*published, phase=Phase.TRAINING, section=BATTERY, sun=None, **rest):
     own = {"a": Microgrid(section, sun)}
     supply = OwnSupply(own, VessimOwnPower(own, START, {}), Threshold())
     feed = PlainFeed([Reading("a", START + after, value) for after, value in published], START)
     record = FakeRecord()
-    meter = Meter(
-        {"a": SITE}, {"a": phase}, feed, record, Ledger(100.0), START, supply  # type: ignore[arg-type]
-    )  # fmt: skip
+    instruments = Instruments(feed, record, own=supply, **rest)  # type: ignore[arg-type]
+    meter = Meter({"a": SITE}, {"a": phase}, instruments, Ledger(100.0), START)
     meter.begin()
     return meter, feed, record
 
@@ -105,3 +106,40 @@ def test_what_is_told_again_and_again_stays_known_and_a_gap_between_is_seen():
         (3000.0, 0.0, pytest.approx(2000.0)),
         (3600.0, pytest.approx(2000.0), 0.0),
     ]
+
+
+class Samples:
+    """Measured watts, each told at its time."""
+
+    trouble = None
+
+    def __init__(self, *told):
+        self.told = [Reading("a", START + t, watts, None, signal("nvml")) for t, watts in told]
+
+    def readings(self, after, until):
+        return [reading for reading in self.told if after < reading.t <= until]
+
+    def next_change(self, now):
+        return float("inf")
+
+
+def test_a_measured_load_is_what_the_battery_carries_until_the_measurement_is_stale():
+    samples = Samples((0, 2500.0), (300, 2500.0))
+    meter, _, record = metering((0, 500.0), power=[samples], power_stale_after_s=600.0)
+    meter.advance(START + 1200.0)
+    own = meter.own(START + 1200.0)["a"]
+    meter.cut(START + 1200.0)
+    assert flows(record) == [
+        (pytest.approx(900.001), pytest.approx(0.0), pytest.approx(2500.0)),
+        (1200.0, pytest.approx(0.0), pytest.approx(2000.0)),
+    ]
+    assert own.soc == pytest.approx(0.5 - (2500 * 900 + 2000 * 300) / 3600 / 3000.0, abs=1e-5)
+
+
+def test_own_power_must_last_for_what_training_was_measured_to_take():
+    meter, _, _ = metering((0, 500.0), power=[Samples((0, 2500.0))], power_stale_after_s=600.0)
+    meter.advance(START)
+    assert meter.own(START)["a"].lasts_s == pytest.approx(1.2 * 3600.0 / 2.5)
+    idle, _, _ = metering((0, 500.0), power=[Samples((0, 2500.0))], phase=Phase.IDLE)
+    idle.advance(START)
+    assert idle.own(START)["a"].lasts_s == pytest.approx(1.2 * 3600.0 / 2.0)

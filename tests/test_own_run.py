@@ -415,7 +415,7 @@ def test_plan_says_where_each_policy_s_power_comes_from():
     settings = sites(duck=SUN_AND_BATTERY, windy=FROM_GRID)
     start = unix(START)
     traces, own = wiring.traces(settings, start), wiring.microgrids(settings, start)
-    found = compare(settings, traces, start, ["threshold"], own)
+    found = compare(settings, traces, start, ["threshold"], microgrids=own)
     (row,) = found.to_json()["policies"].values()
     parts = row["microgrids"]
     assert set(parts) == {"duck", "windy"}

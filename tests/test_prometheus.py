@@ -36,10 +36,13 @@ def test_a_token_or_an_account_opens_it_and_nothing_is_refused_with_the_remedy(s
         Prometheus(server.url, QUERY).latest("SPP")
 
 
-def test_measured_power_is_a_reading_in_watts(prometheus):
-    reading = prometheus.power("oslo", "sum(node_power_watts)")
-    assert (reading.signal.kind, reading.signal.unit) == ("power", "W")
-    assert reading.published == NOON // 15 * 15
+def test_each_site_may_have_a_query_of_its_own(server):
+    queries = {"oslo": "sum(node_power_watts)", "rome": "bad("}
+    prometheus = Prometheus(server.url, queries, credentials=TOKEN)
+    assert prometheus.latest("oslo").t == NOON // 15 * 15
+    assert server.requests[0].query["query"] == "sum(node_power_watts)"
+    with pytest.raises(SourceError, match="parse error"):
+        prometheus.latest("rome")
 
 
 @pytest.mark.parametrize(("query", "found"), [("none", "no"), ("two", "2")])

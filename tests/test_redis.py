@@ -11,16 +11,18 @@ from types import SimpleNamespace
 import pytest
 import redis
 
-from uncurtail.adapters import children
+from uncurtail.adapters import children, clock
 from uncurtail.adapters.redis import (
     HEART_TTL_MS,
     CoordinatorState,
     Keys,
+    SitePower,
     SiteState,
     connect,
     reachable,
 )
 from uncurtail.adapters.redis_server import EmbeddedRedis, free_port, plan_embedded
+from uncurtail.adapters.sitewatts import SiteWatts
 from uncurtail.core.orders import Announcement, Desired, Heart, StepReport
 
 RUN_ID = f"test-redis-{os.getpid()}"
@@ -333,3 +335,28 @@ def test_the_url_is_what_a_client_takes():
     client = redis.Redis.from_url(plan.url)
     assert client.connection_pool.connection_kwargs["password"] == "a-b_c"
     client.close()
+
+
+def test_what_a_leader_measures_is_heard_before_there_is_a_heartbeat(sides, server):
+    signals = SiteWatts(sides.coordinator)
+    power = SitePower(server.plan.url, "demo-1", "solar", 3)
+    assert power.say(470.0, "nvml")
+    answer = sides.coordinator.exchange(2, DESIRED, None)
+    assert answer == ({}, [])
+    now = clock.wall()
+    (told,) = signals.readings(now - 1.0, now)
+    assert (told.site, told.value, told.signal.source) == ("solar", 470.0, "nvml")
+    assert abs(told.age_s(now)) < 5.0
+    assert signals.readings(now, now + 1.0) == [], "it is told once"
+    assert SitePower(server.plan.url, "demo-1", "solar", 2).say(9.0, "nvml")
+    sides.coordinator.exchange(2, DESIRED, None)
+    assert signals.readings(now, now + 2.0) == [], "that was an older session"
+    sides.client.flushall()
+    sides.coordinator.exchange(2, DESIRED, None)
+    assert sides.coordinator.watts == {}
+    power._client.close()
+
+
+def test_a_measurement_without_a_state_server_is_lost_without_harm():
+    power = SitePower(f"redis://127.0.0.1:{free_port()}", "demo-1", "solar", 3)
+    assert not power.say(470.0, "nvml")

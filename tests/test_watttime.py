@@ -72,11 +72,28 @@ def test_a_call_of_history_stays_below_the_longest_that_the_api_takes(watttime, 
 
 
 def test_a_forecast_is_a_trace_that_ends_with_its_last_step(watttime):
-    trace = watttime.forecast("CAISO_NORTH", NOON)
+    said = watttime.forecast("CAISO_NORTH", NOON)
+    assert said.made == NOON
+    trace = said.trace
     assert len(trace.times) == 24 * 12
     assert trace.end == trace.times[-1] + SLOT
     assert trace.at(NOON) == pytest.approx(sawtooth(NOON))
     assert trace.signal == watttime.signal
+
+
+def test_a_forecast_reaches_as_far_as_is_asked_for_and_72_hours_at_most(watttime, server):
+    assert len(watttime.forecast("CAISO_NORTH", NOON, 5400.0).trace.times) == 2 * 12
+    watttime.forecast("CAISO_NORTH", NOON, 1e9)
+    assert server.asked("/v3/forecast")[-1].query["horizon_hours"] == "72"
+
+
+def test_a_slot_that_a_forecast_leaves_out_is_unknown_and_not_bridged(watttime, server):
+    missing = NOON // SLOT * SLOT + 2 * SLOT
+    server.gaps.add(missing)
+    trace = watttime.forecast("CAISO_NORTH", NOON).trace
+    assert trace.at(missing) is None
+    assert trace.at(missing - 1.0) == pytest.approx(sawtooth(missing - 1.0))
+    assert trace.at(missing + SLOT) == pytest.approx(sawtooth(missing + SLOT))
 
 
 def test_one_login_serves_many_calls(watttime, server):

@@ -1,6 +1,7 @@
 """The worker of a site: what it does with an order when the world around it is gone."""
 
 import hashlib
+import time
 
 import pytest
 import torch
@@ -164,9 +165,11 @@ def test_an_update_is_handed_in_as_soon_as_the_store_is_back(worker, tmp_path):
 
 def test_what_was_trained_and_cannot_be_handed_in_is_not_trained_again(worker, tmp_path):
     base = worker.blobs.put_hashed(encode_weights(worker.trainer.weights()))
+    worker.config = experiment(fleet={"orphan_after_wall_s": 50.0}, rounds={"grace_wall_s": 0.1})
+    soon = time.time() + 4.0
     worker.blobs = Flaky(None, tmp_path)
     worker.blobs.refuse = 1000
-    reply = worker.execute(order(base=base, base_version=0))
+    reply = worker.execute(order(base=base, base_version=0, not_after_wall=soon))
     assert reply.error is not None
     assert "out of reach" in reply.error
     worker.blobs.refuse = 0

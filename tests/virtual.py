@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from uncurtail import config as configuration
-from uncurtail import wiring
+from uncurtail import sourcing, wiring
 from uncurtail.adapters.blobs import ObjectStore
 from uncurtail.adapters.inprocess import SimulatedSites, SiteModel
 from uncurtail.adapters.vessim import VessimFeed
@@ -20,8 +20,9 @@ from uncurtail.core.ledger import Segment
 from uncurtail.core.orders import StepReport
 from uncurtail.core.rounds import Order, Reply
 from uncurtail.core.signals import Reading, Trace
-from uncurtail.loop import Loop, Past, Ports
-from uncurtail.ports import Provisioner
+from uncurtail.loop import Loop, Ports
+from uncurtail.past import Past
+from uncurtail.ports import Provisioner, Signals
 from uncurtail.runfolder import Journal, RunFolder
 
 START = "2026-07-24T06:00:00+00:00"
@@ -105,6 +106,9 @@ class MortalJournal(Journal):
     def reading(self, reading: Reading) -> None:
         self._mortal(super().reading, reading)
 
+    def price(self, reading: Reading) -> None:
+        self._mortal(super().price, reading)
+
     def power(self, segments: Sequence[tuple[Segment, float]]) -> None:
         self._mortal(super().power, segments)
 
@@ -121,6 +125,7 @@ class Virtual:
     steps_per_epoch: int = 500
     traces: dict[str, Trace] | None = None
     latency_s: float = 1.5  # one way through Flower
+    power: Callable[[], Sequence[Signals]] = tuple  # what measures, made anew at each restart
 
     def __post_init__(self) -> None:
         self.folder = RunFolder(self.path / "virtual-1")
@@ -167,7 +172,7 @@ class Virtual:
                 continue
             due = [wake, self.sites.next_event(), self.t + 60.0]
             due += [at for at, _ in pending[:1] if at > self.t]
-            self.t = max(self.t + 0.2, round(min(due), 3))
+            self.t = round(max(self.t + 0.2, min(due)), 3)  # as the real clock's
 
     def finish(self) -> None:
         """Run to the end."""
@@ -187,11 +192,14 @@ class Virtual:
             record=self.journal,
             forecaster=wiring.forecaster(self.settings, self.traces or {}, before.began),
             own=wiring.own_supply(self.settings, self.folder, before),
+            prices=sourcing.prices(self.settings, before.metered_until),
+            power=self.power(),
         )
         loop = Loop(self.settings, self.folder.run_id, ports, before, TOKENS_PER_STEP)
         known = wiring.last_readings(self.folder)
         if known:
-            loop.meter.resume(known)
+            paid, watts = wiring.last_prices(self.folder), wiring.last_watts(self.folder)
+            loop.meter.resume(known, paid, watts)
         else:
             loop.meter.begin()
         loop.start(self.t, self.t)

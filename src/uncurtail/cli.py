@@ -77,7 +77,7 @@ def plan(
     set_: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="Override one key: --set plan.max_sites=2."
+            "--set", metavar="KEY=VALUE", help="Override one key: --set fleet.max_sites=2."
         ),
     ] = None,
     policies: Annotated[

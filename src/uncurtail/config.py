@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_args, get_origin
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
@@ -17,11 +16,11 @@ from uncurtail.core.ending import RunSection
 from uncurtail.core.events import unix
 from uncurtail.core.fleet import FleetSection, SiteSection
 from uncurtail.core.footprint import FootprintSection
-from uncurtail.core.forecasts import ForecastKind
 from uncurtail.core.planner import PlanSection
 from uncurtail.core.policy import KINDS, AnyPolicy, Threshold, counts_money, kind_of
 from uncurtail.core.rounds import RoundsSection
 from uncurtail.core.section import Section
+from uncurtail.energysection import EnergySection
 from uncurtail.errors import UserError
 from uncurtail.lm.sections import DataSection, ModelSection, TrainSection
 from uncurtail.sync.sections import OuterSection
@@ -49,64 +48,6 @@ class ClockSection(Section):
         elif self.speed != 1.0:
             raise ValueError("speed other than 1 needs a start date: a trace cannot outrun now")
         return self
-
-
-class EnergySection(Section):
-    """Where intensities come from: a made-up grid, a file, or a source that is asked as it goes.
-
-    Credentials come from the environment alone: WATTTIME_USERNAME and WATTTIME_PASSWORD,
-    ELECTRICITYMAPS_TOKEN, UNCURTAIL_PROMETHEUS_TOKEN or ..._USERNAME and ..._PASSWORD.
-    """
-
-    source: Literal["synthetic", "csv", "watttime", "electricitymaps", "prometheus", "vessim"] = (
-        "synthetic"
-    )
-    # What the numbers are; unset: average of Electricity Maps, else marginal.
-    kind: Literal["marginal", "average"] | None = None
-    path: Path | None = None
-    allow_gaps: bool = False
-    seed: int = Field(default=0, ge=0)
-    # What policies that look ahead are told. "perfect" and "noisy" need a trace that is known in
-    # advance, as synthetic ones and files are.
-    forecast: ForecastKind = "none"
-    forecast_horizon_s: float = Field(default=86400.0, gt=0)
-    forecast_every_s: float = Field(default=900.0, gt=0)
-    poll_wall_s: float | None = Field(default=None, gt=0)  # unset: as the source publishes
-    watttime_url: str = "https://api.watttime.org"
-    electricitymaps_url: str = "https://api.electricitymaps.com"
-    prometheus_url: str | None = None
-    prometheus_query: str | None = None  # in gCO2/kWh; {region} becomes the site's
-    vessim_url: str | None = None
-    vessim_signal: str = "mci"  # the grid signal in gCO2/kWh; a region is a microgrid
-
-    @property
-    def live(self) -> bool:
-        """Whether values come as they are published, and no other time can be asked for."""
-        return self.source not in ("synthetic", "csv")
-
-    @model_validator(mode="after")
-    def _a_source_has_what_it_needs(self) -> Self:
-        if self.source == "csv" and self.path is None:
-            raise ValueError("source 'csv' needs path: --set energy.path=FILE")
-        if self.source == "electricitymaps" and self.kind == "marginal":
-            raise ValueError("Electricity Maps publishes averages: leave out energy.kind")
-        if self.source == "prometheus" and (self.prometheus_url and self.prometheus_query) is None:
-            raise ValueError("source 'prometheus' needs prometheus_url and prometheus_query")
-        if self.source == "vessim" and self.vessim_url is None:
-            raise ValueError("source 'vessim' needs vessim_url: http://HOST:8700")
-        return self
-
-    @field_validator("watttime_url", "electricitymaps_url", "prometheus_url", "vessim_url")
-    @classmethod
-    def _an_address_holds_no_secret(cls, url: str | None) -> str | None:
-        if url is None:
-            return None
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("is no address: write http://HOST:PORT or https://HOST")
-        if parts.username or parts.password:
-            raise ValueError("must not hold a password: it would be written into the run folder")
-        return url
 
 
 class FlowerSection(Section):
@@ -200,6 +141,25 @@ class Config(Section):
     tracking: TrackingSection = TrackingSection()
     footprint: FootprintSection = FootprintSection()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _the_fleet_owns_max_sites(cls, body: Any) -> Any:
+        """`plan.max_sites` holds for runs as well: it is fleet.max_sites by another name."""
+        if not isinstance(body, dict):
+            return body
+        plan, fleet = body.get("plan"), body.get("fleet", {})
+        if not isinstance(plan, dict) or "max_sites" not in plan or not isinstance(fleet, dict):
+            return body
+        plan = {key: value for key, value in plan.items() if key != "max_sites"}
+        told, before = body["plan"]["max_sites"], fleet.get("max_sites")
+        if None not in (told, before) and told != before:
+            raise ValueError(
+                f"plan.max_sites {told} and fleet.max_sites {before} are one setting: "
+                "keep fleet.max_sites"
+            )
+        fleet = {**fleet, "max_sites": before if told is None else told}
+        return {**body, "plan": plan, "fleet": fleet}
+
     @model_validator(mode="after")
     def _footprint_names_sites(self) -> Self:
         for key in ("site_pue", "site_gpus"):
@@ -256,11 +216,39 @@ class Config(Section):
                 f"energy.source {source!r} tells only what is now: set clock.speed = 1 and "
                 'clock.start = "now", or fetch a trace first with uncurtail energy fetch'
             )
+        price = self.energy.price
+        real_time = self.clock.speed == 1.0 and self.clock.start == "now"
+        if price is not None and price.source == "prometheus" and not real_time:
+            raise ValueError(
+                "energy.price.source 'prometheus' tells only what is now: set clock.speed = 1 and "
+                'clock.start = "now", or name a file: --set energy.price.source=csv --set '
+                "energy.price.path=FILE"
+            )
         if source == "electricitymaps" and self.policy.stale_after_s < 3600.0:
             raise ValueError(
                 "Electricity Maps publishes by the hour: set policy.stale_after_s = 5400, or every "
                 "value is stale before the next"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _measured_power_is_of_real_time(self) -> Self:
+        for name, site in self.sites.items():
+            if site.power_from == "model":
+                continue
+            if self.clock.speed != 1.0:
+                raise ValueError(
+                    f"sites.{name}.power_from {site.power_from!r} measures real watts: set "
+                    'clock.speed = 1, or power_from = "model"'
+                )
+            if site.power_from == "prometheus" and None in (
+                site.power_query,
+                self.energy.prometheus_url,
+            ):
+                raise ValueError(
+                    f"sites.{name}.power_from 'prometheus' needs its power_query and "
+                    "energy.prometheus_url: http://HOST:9090"
+                )
         return self
 
     @model_validator(mode="after")
@@ -271,6 +259,7 @@ class Config(Section):
                 if site.price_eur_per_kwh is None:
                     raise ValueError(
                         f"sites.{name} needs price_eur_per_kwh: a policy counts what power costs"
+                        + (", also while energy.price does not say" if self.energy.price else "")
                     )
         return self
 

@@ -19,8 +19,9 @@ from uncurtail.core.forecasts import Experience, Forecast, perfect, tariff
 from uncurtail.core.microgrid import LOOK_AGAIN_S, Carried, Own
 from uncurtail.core.planner import Plan, Stand, Work, make_plan
 from uncurtail.core.policy import Costs, Deadline, Decision, Verdict, View
+from uncurtail.core.pricing import filled
 from uncurtail.core.signals import Reading, usable
-from uncurtail.ports import Forecaster
+from uncurtail.ports import Forecaster, Prices
 
 
 @dataclass(slots=True)
@@ -45,8 +46,10 @@ class Decider:
         windows: Mapping[str, WindowState],
         forecaster: Forecaster | None,
         began: float,
+        prices: Prices | None = None,
     ) -> None:
         """`windows` are what an earlier coordinator left; `began` is the start of the run."""
+        self._prices = prices
         self._config = config
         self._policy = config.policy
         self._forecaster = forecaster
@@ -56,6 +59,7 @@ class Decider:
         self._windows = dict(windows)
         self._plan: Plan | None = None
         self._decisions: dict[str, Decision] = {}
+        self._values: Mapping[str, float | None] = {}
         self.trouble: str | None = None  # what a deadline forces, for people to read
         self.own: Mapping[str, Own] = {}  # as of the next decision
         self._carried: dict[str, Carried | None] = {}
@@ -105,6 +109,7 @@ class Decider:
         """
         stale_s = self._policy.stale_after_s
         values = {name: usable(readings.get(name), now, stale_s) for name in self._windows}
+        self._values = values
         if isinstance(self._policy, Deadline) and left_site_s is not None:
             self._replan(now, values, states, left_site_s)
         for site, seen in self._windows.items():
@@ -126,6 +131,16 @@ class Decider:
     def verdict(self, site: str) -> Verdict:
         """What the site should do."""
         return self._decisions[site].verdict
+
+    def wanted(self) -> dict[str, tuple[Verdict, float | None]]:
+        """What each site should do, and the intensity (g/kWh) by which: None when unknown.
+
+        A site that its own power carries emits nothing.
+        """
+        return {
+            site: (decision.verdict, 0.0 if self._carried.get(site) else self._values.get(site))
+            for site, decision in self._decisions.items()
+        }
 
     def next_wake(self, t: float) -> float:
         """When to decide again, even if nothing is heard."""
@@ -157,8 +172,11 @@ class Decider:
         return None if self._forecaster is None else self._forecaster.forecast(site, now)
 
     def _price(self, site: str, now: float) -> Forecast | None:
-        price = self._config.sites[site].price_eur_per_kwh
-        return None if price is None else perfect(tariff(price, now), site, now, math.inf)
+        declared = self._config.sites[site].price_eur_per_kwh
+        known = None if self._prices is None else self._prices.expected(site, now)
+        if known is not None:
+            return perfect(filled(known, declared, now, math.inf), site, now, math.inf)
+        return None if declared is None else perfect(tariff(declared, now), site, now, math.inf)
 
     def _replan(
         self,
@@ -175,6 +193,7 @@ class Decider:
             self._began + self._policy.deadline_s,
             left_site_s,
             self._config.plan.round_overhead_share,
+            self._config.fleet.max_sites,
         )
         stands = {
             name: Stand(

@@ -188,7 +188,7 @@ def _energy(ask: Mapping[str, str] | None) -> Iterator[Finding]:
 def _answering(what: str, energy: Mapping[str, str]) -> Finding:
     """What the account may read, from the source itself."""
     from uncurtail.adapters.http import SourceError
-    from uncurtail.config import EnergySection
+    from uncurtail.energysection import EnergySection
     from uncurtail.sourcing import live_source
 
     try:

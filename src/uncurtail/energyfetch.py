@@ -27,9 +27,10 @@ from uncurtail.adapters.http import SourceError
 from uncurtail.adapters.sources import Point, Source
 from uncurtail.adapters.traces import MAX_GAP_STEPS
 from uncurtail.adapters.watttime import WattTime
-from uncurtail.config import Config, EnergySection
+from uncurtail.config import Config
 from uncurtail.core.events import iso, unix
 from uncurtail.core.signals import Kind
+from uncurtail.energysection import EnergySection
 from uncurtail.errors import UserError
 from uncurtail.lm.prepare import cache_folder
 from uncurtail.runfolder import write_atomic

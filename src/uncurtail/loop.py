@@ -6,11 +6,10 @@ loop runs in the real world and in virtual time.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from uncurtail.config import Config
 from uncurtail.core import ending, fleet, planner, policy
-from uncurtail.core.commit import Commit
 from uncurtail.core.events import (
     CoordinatorStarted,
     Event,
@@ -28,16 +27,20 @@ from uncurtail.core.policy import Budget, Deadline, Verdict
 from uncurtail.core.rounds import member
 from uncurtail.core.signals import Reading
 from uncurtail.deciding import Decider, WindowState
-from uncurtail.metering import Meter, OwnSupply
+from uncurtail.instruments import Instruments, OwnSupply
+from uncurtail.metering import Meter
 from uncurtail.orderdesk import Moment, Terms
+from uncurtail.past import Past
 from uncurtail.ports import (
     Commits,
     Feed,
     Forecaster,
     Merger,
     Post,
+    Prices,
     Provisioner,
     Record,
+    Signals,
     State,
 )
 from uncurtail.roundkeeper import RoundKeeper
@@ -57,24 +60,8 @@ class Ports:
     record: Record
     forecaster: Forecaster | None = None
     own: OwnSupply | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Past:
-    """What an earlier coordinator left, read from the run folder; a fresh run has almost none."""
-
-    head: Commit
-    epoch: int
-    began: float  # simulated start of the run
-    metered_until: float
-    last_round: int
-    evaluated: frozenset[int]
-    states: Mapping[str, SiteState]
-    windows: Mapping[str, bool]
-    ledger: Ledger
-    window_since: Mapping[str, float] = field(default_factory=dict)
-    experience: Mapping[str, Experience] = field(default_factory=dict)
-    full_windows: Mapping[str, bool] = field(default_factory=dict)
+    prices: Prices | None = None
+    power: Sequence[Signals] = ()
 
 
 class Loop:
@@ -97,7 +84,7 @@ class Loop:
             )
             for name in config.sites
         }
-        self._decider = Decider(config, windows, ports.forecaster, past.began)
+        self._decider = Decider(config, windows, ports.forecaster, past.began, ports.prices)
         self._sites = {
             name: fleet.Site(name, site.provision_s, config.fleet)
             for name, site in config.sites.items()
@@ -112,11 +99,9 @@ class Loop:
         self.meter = Meter(
             config.sites,
             {name: state.phase for name, state in self._states.items()},
-            ports.feed,
-            ports.record,
+            Instruments.of(config, ports),
             past.ledger,
             past.metered_until,
-            ports.own,
         )
         terms = Terms(
             run=run_id,
@@ -216,18 +201,24 @@ class Loop:
     def _reconcile(self, now: Moment) -> None:
         self._acted = False
         online = self._ports.post.online()
+        kept_out = fleet.kept_out(
+            self._decider.wanted(),
+            self._states,
+            self._alive,
+            (self._config.fleet.max_sites, now.wall_s),
+        )
         for site, known in self._sites.items():
             before = self._states[site]
             step = fleet.reconcile(
                 known,
                 before,
-                self._decider.verdict(site),
+                Verdict.REST if site in kept_out else self._decider.verdict(site),
                 self._see(site, online),
                 (now.t, now.wall_s),
             )
             self._states[site] = step.state
             self._say(site, before, step, now)
-            self._acted |= bool(step.actions)
+            self._acted |= bool(step.actions) or (bool(kept_out) and step.released_as is not None)
             for action in step.actions:
                 match action:
                     case Provision(name, session):
@@ -352,6 +343,7 @@ class Loop:
             "redis": self._ports.state.trouble,
             "fleet": self._ports.provisioner.trouble,
             "energy": self._ports.feed.trouble,
+            **self.meter.troubles(now.t),
             "deadline": self._decider.trouble,
             "clock": clocks_off(self._hearts, sessions),
         }

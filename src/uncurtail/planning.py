@@ -16,6 +16,7 @@ from uncurtail.plan.compare import Comparison, compare
 from uncurtail.report.planned import Game, Limit, draw_plan, file_name
 from uncurtail.report.style import mass, number, percent
 from uncurtail.runfolder import write_atomic
+from uncurtail.sourcing import price_traces
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,8 +56,8 @@ def plan(request: Request, console: "Console", *, as_json: bool) -> str | None:
         settings = config.load(request.experiment, [*request.overrides, *override])
         start = wiring.start_time(settings, clock.wall())
         traces = wiring.traces(settings, start)
-        microgrids = wiring.microgrids(settings, start)
-        result = compare(settings, traces, start, names, microgrids)
+        prices, microgrids = price_traces(settings), wiring.microgrids(settings, start)
+        result = compare(settings, traces, start, names, prices, microgrids)
         played.append(_Played(label, settings, traces, result))
     body = _body(request, played)
     if as_json:

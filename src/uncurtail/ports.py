@@ -9,11 +9,11 @@ from uncurtail.core.ledger import Segment
 from uncurtail.core.microgrid import Flow, Mode
 from uncurtail.core.orders import Announcement, Desired, Heart, StepReport
 from uncurtail.core.rounds import Order, Reply
-from uncurtail.core.signals import Reading
+from uncurtail.core.signals import Reading, Trace
 
 
-class Feed(Protocol):
-    """Energy: readings in, the power that sites really draw out. Times are simulated."""
+class Signals(Protocol):
+    """A signal of every site, as it becomes known. Times are simulated."""
 
     @property
     def trouble(self) -> str | None:
@@ -21,12 +21,16 @@ class Feed(Protocol):
         ...
 
     def readings(self, after: float, until: float) -> list[Reading]:
-        """Every change of a site's published intensity in (after, until], by time."""
+        """Every change of a site's published value in (after, until], by time."""
         ...
 
     def next_change(self, now: float) -> float:
         """When the next value is published; infinite when never."""
         ...
+
+
+class Feed(Signals, Protocol):
+    """Energy: intensities in, the power that sites really draw out."""
 
     def draw(self, start: float, end: float, power_w: Mapping[str, float]) -> dict[str, float]:
         """Hold these loads over [start, end); the average power (W) drawn from the grid by each."""
@@ -45,6 +49,14 @@ class OwnPower(Protocol):
         self, start: float, end: float, load_w: Mapping[str, float], modes: Mapping[str, Mode]
     ) -> dict[str, Flow]:
         """Hold the loads of exactly these sites over [start, end), the sun standing still."""
+        ...
+
+
+class Prices(Signals, Protocol):
+    """What a kWh costs, in EUR/kWh."""
+
+    def expected(self, site: str, now: float) -> Trace | None:
+        """The price as far as it is known at `now`, the time to come included."""
         ...
 
 
@@ -152,6 +164,14 @@ class Record(Protocol):
 
     def reading(self, reading: Reading) -> None:
         """Append a reading."""
+        ...
+
+    def price(self, reading: Reading) -> None:
+        """Append a price."""
+        ...
+
+    def watts(self, reading: Reading) -> None:
+        """Append a measured power."""
         ...
 
     def power(self, segments: Sequence[tuple[Segment, float]]) -> None:

@@ -5,7 +5,6 @@ they name are the truth; everything else can be derived from them and from the e
 """
 
 import csv
-import io
 import json
 import os
 import re
@@ -19,10 +18,22 @@ import numpy as np
 from uncurtail.core import commit as commits
 from uncurtail.core.commit import Commit
 from uncurtail.core.events import Event, decode, encode, iso, unix
+from uncurtail.core.forecasts import Forecast
 from uncurtail.core.ledger import Segment
-from uncurtail.core.microgrid import Flow
+from uncurtail.core.measured import MODEL
 from uncurtail.core.orders import StepReport
-from uncurtail.core.signals import Kind, Reading, Signal, Trace
+from uncurtail.core.signals import EUR_PER_KWH, WATT, Kind, Reading, Signal, Trace
+from uncurtail.rowfiles import (
+    count_columns,
+    digits,
+    flow_of,
+    flow_row,
+    maybe,
+    open_append,
+    signal_row,
+    whole_lines,
+    write_rows,
+)
 
 # Names the run folder to every process of a run.
 RUN_DIR = "UNCURTAIL_RUN_DIR"
@@ -36,11 +47,16 @@ UNFINISHED_SNAPSHOT = "unfinished"
 
 # The last three came later: a run folder without them says "marginal", published as it was known.
 READINGS = ("t", "site", "intensity_g_per_kwh", "published", "kind", "source")
-# The last five are of sites with a microgrid, empty for others; they came later, too.
+# The second five are of sites with a microgrid, empty for others; the last two are the price, and
+# who measured the power. Older folders have the first seven alone, or the first twelve: they know
+# no price, and no power but the declared one.
 POWER = (
     *("start", "end", "site", "phase", "power_w", "grid_power_w", "intensity_g_per_kwh"),
     *("solar_w", "battery_w", "solar_charge_w", "grid_charge_w", "soc"),
+    *("price_eur_per_kwh", "power_from"),
 )
+WATTS = ("t", "site", "watts", "published", "source")
+PRICES = ("t", "site", "eur_per_kwh", "published", "source")
 STEPS = ("t", "wall_s", "site", "session", "round", "epoch", "step", "loss", "tokens")
 
 
@@ -91,7 +107,7 @@ class RunFolder:
 
     def read_events(self) -> list[Event]:
         """All events in order."""
-        return [decode(line) for line in _whole_lines(self.events_file)]
+        return [decode(line) for line in whole_lines(self.events_file)]
 
     def read_readings(self) -> list[Reading]:
         """Every reading, as it arrived; an unknown one has value None."""
@@ -99,11 +115,32 @@ class RunFolder:
             Reading(
                 row["site"],
                 unix(row["t"]),
-                _maybe(row["intensity_g_per_kwh"]),
+                maybe(row["intensity_g_per_kwh"]),
                 unix(row["published"]) if row.get("published") else None,
                 Signal(Kind(row.get("kind") or Kind.MARGINAL), source=row.get("source") or ""),
             )
             for row in self._rows("readings")
+        ]
+
+    def read_prices(self) -> list[Reading]:
+        """Every price in EUR/kWh, as it arrived; an unknown one has value None."""
+        return self._signal("prices", Kind.PRICE, EUR_PER_KWH)
+
+    def read_watts(self) -> list[Reading]:
+        """Every measured power in W, as it arrived."""
+        return self._signal("watts", Kind.POWER, WATT)
+
+    def _signal(self, name: str, kind: Kind, unit: str) -> list[Reading]:
+        column = {"prices": PRICES, "watts": WATTS}[name][2]
+        return [
+            Reading(
+                row["site"],
+                unix(row["t"]),
+                maybe(row[column]),
+                unix(row["published"]) if row["published"] else None,
+                Signal(kind, unit, row["source"]),
+            )
+            for row in self._rows(name)
         ]
 
     def read_power(self) -> list[PowerRow]:
@@ -116,8 +153,10 @@ class RunFolder:
                     unix(row["start"]),
                     unix(row["end"]),
                     float(row["power_w"]),
-                    _maybe(row["intensity_g_per_kwh"]),
-                    _flow(row),
+                    maybe(row["intensity_g_per_kwh"]),
+                    flow_of(row),
+                    maybe(row.get("price_eur_per_kwh") or ""),
+                    row.get("power_from") or MODEL,
                 ),
                 float(row["grid_power_w"]),
             )
@@ -142,6 +181,13 @@ class RunFolder:
             )
             for row in self._rows("steps")
         ]
+
+    def read_forecasts(self) -> list[dict[str, Any]]:
+        """The forecasts that a live source made, one object each, in order of their arrival.
+
+        `g_per_kwh` are [seconds after `t`, value], each holding until the next and to `until`.
+        """
+        return [json.loads(line) for line in whole_lines(self.series / "forecasts.jsonl")]
 
     def read_traces(self, end: float) -> dict[str, Trace]:
         """Each site's readings as a stepwise trace that ends at `end`."""
@@ -174,10 +220,10 @@ class RunFolder:
 
     def read_consumed(self, site: str) -> list[dict[str, Any]]:
         """A site's own append-only record of what it trained."""
-        return [json.loads(line) for line in _whole_lines(self.site(site) / "consumed.jsonl")]
+        return [json.loads(line) for line in whole_lines(self.site(site) / "consumed.jsonl")]
 
     def _rows(self, name: str) -> Iterator[dict[str, str]]:
-        lines = list(_whole_lines(self.series / f"{name}.csv"))
+        lines = list(whole_lines(self.series / f"{name}.csv"))
         return csv.DictReader(lines)
 
 
@@ -186,12 +232,20 @@ class Journal:
 
     def __init__(self, folder: RunFolder) -> None:
         folder.create()
-        self._events = _open_append(folder.events_file, None)
-        self._readings = _open_append(folder.series / "readings.csv", READINGS)
-        self._reading_columns = _count_columns(folder.series / "readings.csv")
-        self._power = _open_append(folder.series / "power.csv", POWER)
-        self._power_columns = _count_columns(folder.series / "power.csv")
-        self._steps = _open_append(folder.series / "steps.csv", STEPS)
+        self._events = open_append(folder.events_file, None)
+        self._readings = open_append(folder.series / "readings.csv", READINGS)
+        self._reading_columns = count_columns(folder.series / "readings.csv")
+        self._power = open_append(folder.series / "power.csv", POWER)
+        self._power_columns = count_columns(folder.series / "power.csv")
+        self._prices = open_append(folder.series / "prices.csv", PRICES)
+        self._watts = open_append(folder.series / "watts.csv", WATTS)
+        self._steps = open_append(folder.series / "steps.csv", STEPS)
+        self._forecasts = open_append(folder.series / "forecasts.jsonl", None)
+
+    @property
+    def _files(self) -> tuple[TextIO, ...]:
+        signals = (self._readings, self._prices, self._watts, self._forecasts)
+        return self._events, *signals, self._power, self._steps
 
     def event(self, event: Event) -> None:
         """Append one event."""
@@ -208,7 +262,7 @@ class Journal:
 
     def sync(self) -> None:
         """Force everything to the disk, before a commit names it."""
-        for file in (self._events, self._readings, self._power, self._steps):
+        for file in self._files:
             file.flush()
             os.fsync(file.fileno())
 
@@ -216,13 +270,21 @@ class Journal:
         """Append one reading."""
         published = "" if reading.published is None else iso(reading.published)
         signal = reading.signal
-        row = (iso(reading.t), reading.site, _text(reading.value), published)
+        row = (iso(reading.t), reading.site, digits(reading.value), published)
         columns = (*row, signal.kind, signal.source)[: self._reading_columns]
-        _write_rows(self._readings, [columns])
+        write_rows(self._readings, [columns])
+
+    def price(self, reading: Reading) -> None:
+        """Append one price."""
+        write_rows(self._prices, [signal_row(reading)])
+
+    def watts(self, reading: Reading) -> None:
+        """Append one measured power."""
+        write_rows(self._watts, [signal_row(reading)])
 
     def power(self, segments: Sequence[tuple[Segment, float]]) -> None:
         """Append one cut, every site's segment with what the feed drew (W), in one write."""
-        _write_rows(
+        write_rows(
             self._power,
             [
                 (
@@ -232,16 +294,31 @@ class Journal:
                     segment.phase,
                     f"{segment.power_w:.10g}",
                     f"{grid_power_w:.10g}",
-                    _text(segment.intensity_g_per_kwh),
-                    *_flow_texts(segment.flow),
+                    digits(segment.intensity_g_per_kwh),
+                    *flow_row(segment.flow),
+                    digits(segment.price_eur_per_kwh),
+                    segment.power_from,
                 )[: self._power_columns]
                 for segment, grid_power_w in segments
             ],
         )
 
+    def forecast(self, forecast: Forecast, made: float) -> None:
+        """Append a forecast that came from outside; `made` by its source, known when issued."""
+        body = {
+            "t": iso(forecast.issued),
+            "site": forecast.site,
+            "made": iso(made),
+            "until": iso(forecast.until),
+            "edge_sd_s": forecast.edge_sd_s,
+            "g_per_kwh": forecast.steps(),
+        }
+        self._forecasts.write(json.dumps(body, separators=(",", ":")) + "\n")
+        self._forecasts.flush()
+
     def steps(self, rows: Iterable[tuple[float, StepReport]]) -> None:
         """Append inner steps, each with its simulated time."""
-        _write_rows(
+        write_rows(
             self._steps,
             [
                 (
@@ -261,7 +338,7 @@ class Journal:
 
     def close(self) -> None:
         """Flush and close."""
-        for file in (self._events, self._readings, self._power, self._steps):
+        for file in self._files:
             file.close()
 
 
@@ -299,70 +376,3 @@ def newest(runs: Path, name: str) -> RunFolder | None:
         if named.fullmatch(p.name) and (p / "resolved.json").is_file()
     )
     return RunFolder(found[-1]) if found else None
-
-
-def _open_append(path: Path, header: tuple[str, ...] | None) -> TextIO:
-    if path.exists():
-        data = path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if whole != len(data):
-            os.truncate(path, whole)
-    file = path.open("a", encoding="utf-8", newline="")
-    if header is not None and file.tell() == 0:
-        _write_rows(file, [header])
-    return file
-
-
-def _count_columns(path: Path) -> int:
-    """Of the file's header: a run that goes on keeps the columns that it began with."""
-    return next(_whole_lines(path)).count(",") + 1
-
-
-def _write_rows(file: TextIO, rows: Sequence[tuple[object, ...]]) -> None:
-    if not rows:
-        return
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    file.write(buffer.getvalue())
-    file.flush()
-
-
-def _whole_lines(path: Path) -> Iterator[str]:
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8", newline="") as file:
-        for line in file:
-            if line.endswith("\n"):
-                yield line.rstrip("\n")
-
-
-def _flow(row: dict[str, str]) -> Flow | None:
-    if not row.get("soc"):
-        return None
-    return Flow(
-        solar_w=float(row["solar_w"]),
-        battery_w=float(row["battery_w"]),
-        grid_w=float(row["grid_power_w"]),
-        solar_charge_w=float(row["solar_charge_w"]),
-        grid_charge_w=float(row["grid_charge_w"]),
-        soc=float(row["soc"]),
-    )
-
-
-def _flow_texts(flow: Flow | None) -> tuple[str, ...]:
-    if flow is None:
-        return ("",) * 5
-    return tuple(
-        map(
-            _text,
-            (flow.solar_w, flow.battery_w, flow.solar_charge_w, flow.grid_charge_w, flow.soc),
-        )
-    )
-
-
-def _text(value: float | None) -> str:
-    return "" if value is None else f"{value:.10g}"
-
-
-def _maybe(text: str) -> float | None:
-    return float(text) if text else None

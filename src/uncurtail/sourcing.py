@@ -1,25 +1,33 @@
 """Config to the run's energy: which source, with which credentials of the environment."""
 
 import os
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from uncurtail.adapters.electricitymaps import ElectricityMaps
-from uncurtail.adapters.livefeed import LiveFeed
-from uncurtail.adapters.poller import Poller
+from uncurtail.adapters.foresight import Bands, SourceForecasts
+from uncurtail.adapters.livefeed import Follower, LiveFeed
+from uncurtail.adapters.poller import Foresight, Poller
+from uncurtail.adapters.prices import LivePrices, PriceTraces
 from uncurtail.adapters.prometheus import Prometheus
 from uncurtail.adapters.sources import Source
-from uncurtail.adapters.traces import load_csv
+from uncurtail.adapters.traces import load_csv, regions_of
 from uncurtail.adapters.vessim import VessimFeed
 from uncurtail.adapters.vessim_api import VessimApi
 from uncurtail.adapters.watttime import WattTime
-from uncurtail.config import Config, ConfigError, EnergySection
+from uncurtail.config import Config, ConfigError
+from uncurtail.core import measured, pricing
 from uncurtail.core.events import Event
+from uncurtail.core.forecasts import Forecast
+from uncurtail.core.issues import Issues, Issuing
 from uncurtail.core.microgrid import Microgrid, MicrogridSection
+from uncurtail.core.received import Trust, held
 from uncurtail.core.signals import PLAUSIBLE, Kind, Reading, Signal, Trace
 from uncurtail.core.solar import WATTS, sunshine
-from uncurtail.ports import Feed
+from uncurtail.energysection import EnergySection
+from uncurtail.ports import Feed, Forecaster, Prices, Signals
 
 
 def secret(name: str) -> str | None:
@@ -103,13 +111,20 @@ def feed(config: Config, known: Mapping[str, Trace], drawn_until: float) -> Feed
     if not config.energy.live:
         return VessimFeed(known, drawn_until)
     source, names = live_source(config.energy), regions(config)
+    energy = config.energy
     poller = Poller(
         source,
         sorted(set(names.values())),
-        every_wall_s=config.energy.poll_wall_s or source.poll_wall_s,
+        every_wall_s=energy.poll_wall_s or source.poll_wall_s,
         stale_after_s=config.policy.stale_after_s,
         seed=config.seed,
     )
+    if energy.forecast == "source":
+        poller.foresee(
+            Foresight(
+                energy.forecast_every_s, energy.forecast_horizon_s, energy.forecast_stale_after_s
+            )
+        )
     live = LiveFeed(names, poller, source.signal, drawn_until)
     poller.start()
     return live
@@ -162,6 +177,150 @@ def _sun(
             "clock.start to a time that it covers"
         )
     return replace(found, signal=replace(WATTS, source="csv"))
+
+
+def price_traces(config: Config) -> dict[str, Trace]:
+    """Each site's price by the file that `energy.price` names; empty without one.
+
+    Raises:
+        ConfigError: The file cannot be used, or has no column for a site.
+    """
+    price = config.energy.price
+    if price is None or price.source != "csv" or price.path is None:
+        return {}
+    wanted = pricing.signal(price.source)
+    found: dict[str, Trace] = {}
+    try:
+        columns = regions_of(price.path)
+        for name, region in regions(config).items():
+            column = name if name in columns else region
+            trace = load_csv(
+                price.path,
+                [column],
+                allow_gaps=price.allow_gaps,
+                plausible=wanted.range,
+                unit=wanted.unit,
+            )[column]
+            found[name] = replace(trace, signal=wanted)
+    except ValueError as error:
+        raise ConfigError(f"energy.price: {error}") from None
+    return found
+
+
+def prices(config: Config, start: float) -> Prices | None:
+    """What power costs from `start` on; None where sites' own prices are all there is.
+
+    Raises:
+        ConfigError: The file cannot be used.
+    """
+    price = config.energy.price
+    if price is None:
+        return None
+    if price.source == "csv":
+        return PriceTraces(price_traces(config), start)
+    names = regions(config)
+    source = Prometheus(
+        config.energy.prometheus_url or "",
+        price.prometheus_query or "",
+        credentials=_prometheus_credentials(),
+        signal=pricing.signal(price.source),
+    )
+    poller = Poller(
+        source,
+        sorted(set(names.values())),
+        every_wall_s=price.poll_wall_s,
+        stale_after_s=price.stale_after_s,
+        seed=config.seed,
+    )
+    live = LivePrices(names, poller, source.signal, start)
+    poller.start()
+    return live
+
+
+def asked_power(config: Config, start: float) -> list[Signals]:
+    """The measured power of sites that Prometheus is asked for, from `start` on."""
+    queries = {
+        name: site.power_query
+        for name, site in config.sites.items()
+        if site.power_from == "prometheus" and site.power_query is not None
+    }
+    if not queries:
+        return []
+    wanted = measured.signal("prometheus")
+    source = Prometheus(
+        config.energy.prometheus_url or "",
+        queries,
+        credentials=_prometheus_credentials(),
+        signal=wanted,
+    )
+    poller = Poller(
+        source,
+        sorted(queries),
+        every_wall_s=source.poll_wall_s,
+        stale_after_s=config.fleet.power_stale_after_wall_s,
+        seed=config.seed,
+    )
+    follower = Follower({name: name for name in queries}, poller, wanted, start)
+    poller.start()
+    return [follower]
+
+
+def live_forecaster(
+    config: Config,
+    feed: LiveFeed,
+    recorded: Sequence[Reading],
+    start: float,
+    record: Callable[[Forecast, float], None],
+) -> Forecaster | None:
+    """What a live run is told of the time to come: by its source, or by its own readings so far.
+
+    `recorded` are the readings of earlier coordinators, see `recalled`; `record` keeps what the
+    source said. Issues are counted from `start`.
+    """
+    energy, policy = config.energy, config.policy
+    match energy.forecast:
+        case "none":
+            return None
+        case "source":
+            trust = Trust(
+                energy.forecast_stale_after_s, energy.forecast_horizon_s, energy.forecast_edge_sd_s
+            )
+            bands = Bands(policy.enter_below_g_per_kwh, policy.leave_above_g_per_kwh)
+            return SourceForecasts(regions(config), feed, trust, bands, record)
+        case "persistence" | "climatology":
+            earlier: dict[str, list[Reading]] = {}
+            for reading in recorded:
+                earlier.setdefault(reading.site, []).append(reading)
+
+            def heard(site: str) -> Trace:
+                rows = [*earlier.get(site, []), *feed.told(site)]
+                return held(rows, policy.stale_after_s, rows[0].t if rows else start)
+
+            issuing = Issuing(energy.forecast, energy.forecast_horizon_s, energy.forecast_every_s)
+            return Issues(issuing, heard, start)
+        case "perfect" | "noisy":
+            raise AssertionError("refused by EnergySection")
+
+
+def recalled(
+    readings: Sequence[Reading], events: Sequence[Event], metered_until: float, wall_s: float
+) -> list[Reading]:
+    """All readings of earlier coordinators, at the times that they have for the one that starts.
+
+    Simulated time stood still while no coordinator ran, the grid did not: a reading from before is
+    older by that, and keeps its hour of the day.
+    """
+    if not events:
+        return list(readings)
+    times = [event.t for event in events]
+    lag_s = wall_s - max(metered_until, times[-1])
+    moved: list[Reading] = []
+    for reading in readings:
+        by = events[max(bisect_right(times, reading.t) - 1, 0)]
+        shift_s = min(0.0, (by.wall_s - by.t) - lag_s)
+        published = None if reading.published is None else reading.published + shift_s
+        moved.append(replace(reading, t=reading.t + shift_s, published=published))
+    return moved
 
 
 def aged(

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from uncurtail.adapters.blobs import ObjectStore, UnusableError
 from uncurtail.adapters.flower_commands import Flower
+from uncurtail.adapters.livefeed import LiveFeed
 from uncurtail.adapters.redis import CoordinatorState
+from uncurtail.adapters.sitewatts import SiteWatts
 from uncurtail.adapters.traces import load_csv
 from uncurtail.adapters.vessim_own import VessimOwnPower
 from uncurtail.config import Config, ConfigError, parse
@@ -31,12 +33,22 @@ from uncurtail.core.leases import FreeSteps
 from uncurtail.core.ledger import Ledger
 from uncurtail.core.microgrid import Microgrid
 from uncurtail.core.signals import Kind, Reading, Signal, Trace
-from uncurtail.loop import Loop, Past, Ports
-from uncurtail.metering import OwnSupply
-from uncurtail.ports import Post
+from uncurtail.instruments import OwnSupply
+from uncurtail.loop import Loop, Ports
+from uncurtail.past import Past
+from uncurtail.ports import Forecaster, Post
 from uncurtail.provisioning import provisioner
 from uncurtail.runfolder import Journal, RunFolder
-from uncurtail.sourcing import aged, feed, live_source
+from uncurtail.sourcing import (
+    aged,
+    asked_power,
+    feed,
+    live_forecaster,
+    live_source,
+    price_traces,
+    prices,
+    recalled,
+)
 from uncurtail.sourcing import microgrids as built_microgrids
 from uncurtail.sourcing import secret as secret  # its readers find it here
 
@@ -94,6 +106,7 @@ def check_energy(config: Config, start: float) -> None:
         live_source(config.energy)
     else:
         traces(config, start)
+    price_traces(config)
 
 
 def traces(config: Config, start: float) -> dict[str, Trace]:
@@ -166,9 +179,9 @@ def own_supply(config: Config, folder: RunFolder, before: Past) -> OwnSupply | N
 
 
 def forecaster(config: Config, known: Mapping[str, Trace], start: float) -> Issues | None:
-    """What forecasts come from; None when there are none."""
+    """What forecasts are made from traces that are known; None when there are none."""
     energy = config.energy
-    if energy.forecast == "none":
+    if energy.forecast == "none" or energy.forecast == "source":
         return None
     noise = Noise(seed=energy.seed, clean_below=config.policy.enter_below_g_per_kwh)
     issuing = Issuing(energy.forecast, energy.forecast_horizon_s, energy.forecast_every_s, noise)
@@ -261,6 +274,16 @@ def last_readings(folder: RunFolder) -> dict[str, Reading]:
     return {reading.site: reading for reading in folder.read_readings()}
 
 
+def last_prices(folder: RunFolder) -> dict[str, Reading]:
+    """The newest price of each site in the run folder."""
+    return {reading.site: reading for reading in folder.read_prices()}
+
+
+def last_watts(folder: RunFolder) -> dict[str, Reading]:
+    """The newest measured power of each site in the run folder."""
+    return {reading.site: reading for reading in folder.read_watts()}
+
+
 def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
     """The loop of a run, fresh or resumed, over the real world."""
     from uncurtail.lm.data import Corpus
@@ -275,8 +298,19 @@ def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
     head = first_commit(config, folder, blobs, start, corpus.steps_per_epoch(length, batch))
     before = past(config, folder, head, start)
     known = {} if config.energy.live else traces(config, before.began)
+    energy = feed(config, known, before.metered_until)
+    record = Journal(folder)
+    foresight: Forecaster | None
+    if isinstance(energy, LiveFeed):
+        recorded = recalled(
+            folder.read_readings(), folder.read_events(), before.metered_until, wall_s
+        )
+        foresight = live_forecaster(config, energy, recorded, before.began, record.forecast)
+    else:
+        foresight = forecaster(config, known, before.began)
+    state = CoordinatorState(endpoints.redis_url, folder.run_id, list(config.sites))
     ports = Ports(
-        feed=feed(config, known, before.metered_until),
+        feed=energy,
         provisioner=provisioner(
             config,
             folder,
@@ -286,19 +320,24 @@ def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
             fleet.living(before.states),
         ),
         post=post,
-        state=CoordinatorState(endpoints.redis_url, folder.run_id, list(config.sites)),
+        state=state,
         merger=UpdateMerger(blobs, config.outer),
         commits=blobs,
-        record=Journal(folder),
-        forecaster=forecaster(config, known, before.began),
+        record=record,
+        forecaster=foresight,
+        prices=prices(config, before.metered_until),
+        power=[SiteWatts(state), *asked_power(config, before.metered_until)],
         own=own_supply(config, folder, before),
     )
     loop = Loop(config, folder.run_id, ports, before, batch * length)
-    heard = last_readings(folder)
+    heard, paid = last_readings(folder), last_prices(folder)
+    watts = aged(last_watts(folder), folder.read_events(), before.metered_until, wall_s)
     if config.energy.live:
         heard = aged(heard, folder.read_events(), before.metered_until, wall_s)
+    if config.energy.price is not None and config.energy.price.source != "csv":
+        paid = aged(paid, folder.read_events(), before.metered_until, wall_s)
     if heard:
-        loop.meter.resume(heard)
+        loop.meter.resume(heard, paid, watts)
     else:
         loop.meter.begin()
     return loop

@@ -11,7 +11,8 @@ from typing import Any
 from uncurtail.adapters.http import Http, SourceError, expecting, number
 from uncurtail.adapters.sources import Point, as_trace, rising
 from uncurtail.core.events import iso, unix
-from uncurtail.core.signals import Kind, Signal, Trace
+from uncurtail.core.received import Foretold
+from uncurtail.core.signals import Kind, Signal
 
 URL = "https://api.electricitymaps.com"
 DAY_S = 86_400.0
@@ -64,11 +65,21 @@ class ElectricityMaps:
             return rising(points, start, end)
         return rising(self._points(answer, "data"), start, end)
 
-    def forecast(self, region: str, now: float) -> Trace | None:
-        """See `Source.forecast`."""
-        points = self._points(self._get("forecast", region), "forecast")
-        points = rising(points, now - self.period_s, math.inf)
-        return as_trace(points, self.period_s, self.signal)
+    def forecast(self, region: str, now: float, horizon_s: float = DAY_S) -> Foretold | None:
+        """See `Source.forecast`; as far ahead as the plan reaches.
+
+        An answer that does not say when it was made is as old as its first hour.
+        """
+        answer = self._get("forecast", region)
+        everything = self._points(answer, "forecast")
+        trace = as_trace(
+            rising(everything, now - self.period_s, math.inf), self.period_s, self.signal
+        )
+        if trace is None:
+            return None
+        with expecting(self.name):
+            updated = answer.get("updatedAt")
+            return Foretold(unix(updated) if updated else everything[0].t, trace)
 
     def readable(self) -> list[str]:
         """See `Source.readable`: the zones that are listed for this token."""

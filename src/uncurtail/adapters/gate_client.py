@@ -89,6 +89,15 @@ class Gate:
             float(told["server_s"]),
         )
 
+    def measured(self, session: int, watts: float, source: str) -> bool:
+        """Tell what this session measured of its power (W); whether it got there."""
+        body = {"watts": watts, "source": source}
+        try:
+            answer = self._client.post(f"/{session}/watts", json=body, timeout=STATE_TIMEOUT_S)
+        except httpx.HTTPError:
+            return False
+        return answer.status_code == 204
+
     def record(self, row: Mapping[str, Any]) -> None:
         """Put what was consumed on the run's record; doing it again changes nothing.
 

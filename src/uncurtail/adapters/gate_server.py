@@ -58,6 +58,10 @@ class State(Protocol):
         """Which session should be up; None while nobody says."""
         ...
 
+    def measured(self, site: str, session: int, watts: float, source: str) -> bool:
+        """Take what a session measured of its power; whether it got there."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Behind:
@@ -87,6 +91,7 @@ def app(behind: Behind) -> Starlette:
         (f"{site}/wanted", "GET", gate.wanted),
         (f"{session}/key", "POST", gate.key),
         (f"{session}/state", "POST", gate.state),
+        (f"{session}/watts", "POST", gate.watts),
         (f"{session}/consumed", "POST", gate.consumed),
         (f"{session}/updates/{{round:int}}/{{name}}", "PUT", gate.update),
         (f"{site}/objects/{{name}}", "GET", gate.object),
@@ -203,6 +208,14 @@ class _Gate:
         return (
             _no(503, "the state server is out of reach") if found is None else JSONResponse(found)
         )
+
+    async def watts(self, request: Request) -> Response:
+        """What a session measured of its power, stamped here: clocks elsewhere may be off."""
+        site, session = request.path_params["site"], request.path_params["session"]
+        body = await request.json()
+        said = (float(body["watts"]), str(body["source"]))
+        heard = await run_in_threadpool(self._behind.state.measured, site, session, *said)
+        return Response(status_code=204) if heard else _no(503, "the state server is out of reach")
 
     async def consumed(self, request: Request) -> Response:
         """What a session consumed, on its site's record before anyone hears of it; once."""

@@ -20,8 +20,8 @@ from uncurtail.core.signals import Reading, Signal
 LOOK_AGAIN_S = 1.0
 
 
-class LiveFeed:
-    """A `ports.Feed` over a `Poller`, in simulated time that runs as fast as the wall clock.
+class Follower:
+    """A `ports.Signals` over a `Poller`, in simulated time that runs as fast as the wall clock.
 
     No call waits for the source. Simulated time may lag behind the wall clock (it stands still
     while no coordinator runs); publication times are shifted alike, so ages stay what they are.
@@ -35,17 +35,12 @@ class LiveFeed:
         start: float,
         wall: Callable[[], float] = clock.wall,
     ) -> None:
-        """`sites` names each site's region, `start` is when drawing begins (simulated).
-
-        Raises:
-            ValueError: `start` is not finite.
-        """
+        """`sites` names each site's region; nothing is told before `start` (simulated)."""
         self._regions = dict(sites)
-        self._poller = poller
+        self.poller = poller
         self._signal = signal
         self._wall = wall
         self._start = start
-        self._microgrids = Microgrids(sites, start)
         self._told: dict[str, list[Reading]] = {name: [] for name in sites}
         self._newest: dict[str, Arrival] = {}
         self._answered_until = -math.inf
@@ -53,7 +48,7 @@ class LiveFeed:
     @property
     def trouble(self) -> str | None:
         """What fails at the source now, or None."""
-        return self._poller.trouble
+        return self.poller.trouble
 
     def readings(self, after: float, until: float) -> list[Reading]:
         """What became known at times in (after, until], by time; `until` is the simulated now.
@@ -68,21 +63,20 @@ class LiveFeed:
 
     def next_change(self, now: float) -> float:
         """When the source is asked next, the earliest that something new can be known."""
-        due_in_s = self._poller.due_in_s()
+        due_in_s = self.poller.due_in_s()
         return now + max(due_in_s, LOOK_AGAIN_S)
-
-    def draw(self, start: float, end: float, power_w: Mapping[str, float]) -> dict[str, float]:
-        """Advance every microgrid over [start, end): see `Microgrids.draw`."""
-        signals = {name: self._signals_at(name, start) for name in self._told}
-        return self._microgrids.draw(start, end, power_w, signals)
 
     def close(self) -> None:
         """Ask the source no more."""
-        self._poller.close()
+        self.poller.close()
+
+    def told(self, site: str) -> list[Reading]:
+        """Everything that this feed told of a site so far, by time."""
+        return self._told[site]
 
     def _absorb(self, now: float) -> None:
         lag_s = self._wall() - now
-        for arrival in self._poller.take():
+        for arrival in self.poller.take():
             for name, region in self._regions.items():
                 if region == arrival.region and _is_news(self._newest.get(name), arrival):
                     self._newest[name] = arrival
@@ -95,6 +89,31 @@ class LiveFeed:
         if rows and rows[-1].t == now:  # two arrivals within a tick: the later holds
             rows.pop()
         rows.append(Reading(name, now, value, round(point.t - lag_s, 3), self._signal))
+
+
+class LiveFeed(Follower):
+    """A `ports.Feed`: the intensities that a source publishes, and microgrids that draw by them."""
+
+    def __init__(
+        self,
+        sites: Mapping[str, str],
+        poller: Poller,
+        signal: Signal,
+        start: float,
+        wall: Callable[[], float] = clock.wall,
+    ) -> None:
+        """`sites` names each site's region, `start` is when drawing begins (simulated).
+
+        Raises:
+            ValueError: `start` is not finite.
+        """
+        super().__init__(sites, poller, signal, start, wall)
+        self._microgrids = Microgrids(sites, start)
+
+    def draw(self, start: float, end: float, power_w: Mapping[str, float]) -> dict[str, float]:
+        """Advance every microgrid over [start, end): see `Microgrids.draw`."""
+        signals = {name: self._signals_at(name, start) for name in self._told}
+        return self._microgrids.draw(start, end, power_w, signals)
 
     def _signals_at(self, name: str, t: float) -> GridSignals | None:
         rows = self._told[name]

@@ -30,6 +30,7 @@ def leader_marks(run: str, site: str, session: int, section: SiteSection) -> dic
     }
     if section.cuda_devices is not None:
         marks["CUDA_VISIBLE_DEVICES"] = section.cuda_devices
+        marks["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as NVML counts, which measures them
     return marks
 
 

@@ -4,13 +4,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from uncurtail.adapters import clock
 from uncurtail.adapters.http import Http, SourceError, expecting, number
 from uncurtail.adapters.sources import Point, rising
-from uncurtail.core.signals import Kind, Reading, Signal, Trace
+from uncurtail.core.received import Foretold
+from uncurtail.core.signals import Signal
 
 MOST_POINTS = 10_000  # Prometheus answers at most 11,000 a series
-POWER = Signal(Kind.POWER, "W", "prometheus")
 
 
 class Prometheus:
@@ -27,14 +26,17 @@ class Prometheus:
     def __init__(
         self,
         url: str,
-        query: str,
+        query: str | Mapping[str, str],
         *,
         credentials: str | tuple[str, str] | None = None,
         signal: Signal | None = None,
         period_s: float = 300.0,
         read_s: float = 10.0,
     ) -> None:
-        """`credentials` are a bearer token, or a user name and a password."""
+        """`credentials` are a bearer token, or a user name and a password.
+
+        Instead of one query with `{region}` there may be one for each region.
+        """
         self.signal = signal or Signal(source="prometheus")
         self.period_s = period_s
         self.longest_s = MOST_POINTS * period_s
@@ -52,23 +54,13 @@ class Prometheus:
         """See `Source.history`; values at multiples of `period_s` after `start`."""
         return rising(self.range(self._of(region), start, end, self.period_s), start, end)
 
-    def forecast(self, region: str, now: float) -> Trace | None:
+    def forecast(self, region: str, now: float, horizon_s: float = 0.0) -> Foretold | None:
         """Prometheus knows the past alone."""
         return None
 
     def readable(self) -> list[str]:
         """Any region that the query knows: Prometheus has no list of its own."""
         return []
-
-    def power(self, site: str, query: str) -> Reading:
-        """A site's measured power (W), as a reading of its own kind.
-
-        Raises:
-            SourceError: As for `Source.latest`.
-        """
-        point = self.instant(query)
-        value = point.value if POWER.plausible(point.value) else None
-        return Reading(site, clock.wall(), value, point.t, POWER)
 
     def instant(self, query: str) -> Point:
         """The query's value now, and when its sample was taken.
@@ -99,7 +91,9 @@ class Prometheus:
             return [Point(number(t), number(value)) for t, value in rows]
 
     def _of(self, region: str) -> str:
-        return self._query.replace("{region}", region)
+        if isinstance(self._query, str):
+            return self._query.replace("{region}", region)
+        return self._query[region]
 
     def _ask(self, what: str, params: Mapping[str, str | float]) -> Any:
         try:

@@ -12,10 +12,12 @@ from typing import Any
 import redis
 
 from uncurtail.adapters import clock
-from uncurtail.core.orders import Announcement, Desired, Heart, StepReport, Wanted
+from uncurtail.core.orders import Announcement, Desired, Heart, StepReport, Wanted, Watts
 
 # A heartbeat older than this is no heartbeat.
 HEART_TTL_MS = 10_000
+# A measured power older than this is of no use to anybody.
+WATTS_TTL_MS = 120_000
 STEPS_KEPT = 20_000
 _TIMEOUT_S = 1.0
 
@@ -53,6 +55,10 @@ class Keys:
         """What a site says of itself."""
         return f"{self.prefix}:heart:{site}"
 
+    def watts(self, site: str) -> str:
+        """What a site measured of its power."""
+        return f"{self.prefix}:watts:{site}"
+
 
 def connect(url: str) -> redis.Redis:
     """A client that gives up quickly: nobody may wait for the state plane.
@@ -74,6 +80,7 @@ class CoordinatorState:
         self._newest: dict[tuple[str, int], tuple[int, int, int]] = {}
         self._retry_at = 0.0
         self.trouble: str | None = None
+        self.watts: dict[str, Watts] = {}  # as of the last exchange
 
     def exchange(
         self, epoch: int, desired: Mapping[str, Desired], announcement: Announcement | None
@@ -92,14 +99,20 @@ class CoordinatorState:
         if self._taken:
             pipe.xdel(self._keys.steps, *self._taken)
         pipe.mget([self._keys.heart(site) for site in self._sites])
+        pipe.mget([self._keys.watts(site) for site in self._sites])
         pipe.xrange(self._keys.steps, count=2000)
         try:
-            *_, hearts, rows = pipe.execute()
+            *_, hearts, watts, rows = pipe.execute()
         except redis.RedisError as error:
             self.trouble = f"state server: {error}"
             self._retry_at = clock.monotonic() + 1.0
             return None
         self.trouble = None
+        self.watts = {
+            site: Watts(**json.loads(raw))
+            for site, raw in zip(self._sites, watts, strict=True)
+            if raw is not None
+        }
         found = {
             site: Heart(**json.loads(raw))
             for site, raw in zip(self._sites, hearts, strict=True)
@@ -207,6 +220,10 @@ class GateState:
             "server_s": server_s,
         }
 
+    def measured(self, site: str, session: int, watts: float, source: str) -> bool:
+        """`SitePower.say` for a site."""
+        return _measured(self._client, self._keys.watts(site), session, watts, source)
+
     def wanted(self, site: str) -> Wanted | None:
         """Which session should be up: as its provisioner says, or as the coordinator does."""
         try:
@@ -216,6 +233,29 @@ class GateState:
         if said is not None:
             return Wanted(**json.loads(said))
         return None if desired is None else Wanted(Desired(**json.loads(desired)).session, up=True)
+
+
+class SitePower:
+    """A site's side for what it measures: its leader writes, long before there is a trainer."""
+
+    def __init__(self, url: str, run_id: str, site: str, session: int) -> None:
+        self._client = connect(url)
+        self._key = Keys(run_id).watts(site)
+        self._session = session
+
+    def say(self, watts: float, source: str) -> bool:
+        """Write a measurement, stamped by the server's clock; whether it got there."""
+        return _measured(self._client, self._key, self._session, watts, source)
+
+
+def _measured(client: redis.Redis, key: str, session: int, watts: float, source: str) -> bool:
+    try:
+        seconds, micros = client.time()
+        body = Watts(session, watts, source, round(seconds + micros / 1e6, 3))
+        client.set(key, json.dumps(asdict(body)), px=WATTS_TTL_MS)
+    except redis.RedisError:
+        return False
+    return True
 
 
 def reachable(url: str) -> str | None:

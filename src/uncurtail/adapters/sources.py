@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
+from uncurtail.core.received import Foretold, gaps_as_unknown
 from uncurtail.core.signals import Signal, Trace
 
 
@@ -50,8 +51,10 @@ class Source(Protocol):
         """
         ...
 
-    def forecast(self, region: str, now: float) -> Trace | None:
+    def forecast(self, region: str, now: float, horizon_s: float) -> Foretold | None:
         """What the source expects from about `now` on; None when it makes no forecasts.
+
+        `horizon_s` is how far ahead anybody looks; a source may say more, or less.
 
         Raises:
             SourceError: As for `latest`.
@@ -66,9 +69,9 @@ def rising(points: Iterable[Point], start: float, end: float) -> list[Point]:
 
 
 def as_trace(points: list[Point], period_s: float, signal: Signal) -> Trace | None:
-    """The points held stepwise, the last for one period; values that cannot be are unknown."""
+    """The points held stepwise, the last for one period; gaps and what cannot be are unknown."""
     if not points:
         return None
-    values = [point.value if signal.plausible(point.value) else np.nan for point in points]
-    times = np.array([point.t for point in points])
-    return Trace(times, np.array(values), points[-1].t + period_s, signal)
+    said = [point.value if signal.plausible(point.value) else np.nan for point in points]
+    times, values = gaps_as_unknown([point.t for point in points], said, period_s)
+    return Trace(np.array(times), np.array(values), points[-1].t + period_s, signal)

@@ -6,7 +6,8 @@ from urllib.parse import quote
 from uncurtail.adapters.http import Http, SourceError, expecting, number
 from uncurtail.adapters.sources import Point, rising
 from uncurtail.core.events import unix
-from uncurtail.core.signals import Signal, Trace
+from uncurtail.core.received import Foretold
+from uncurtail.core.signals import Signal
 
 MOST_STEPS = 100_000
 
@@ -42,7 +43,7 @@ class VessimApi:
         with expecting(self.name):
             return rising([self._point(state) for state in answer["data"]], start, end)
 
-    def forecast(self, region: str, now: float) -> Trace | None:
+    def forecast(self, region: str, now: float, horizon_s: float = 0.0) -> Foretold | None:
         """Vessim makes none."""
         return None
 

@@ -12,7 +12,8 @@ from uncurtail.adapters import clock
 from uncurtail.adapters.http import Http, SourceError, expecting, number
 from uncurtail.adapters.sources import Point, as_trace, rising
 from uncurtail.core.events import iso, unix
-from uncurtail.core.signals import Kind, Signal, Trace
+from uncurtail.core.received import Foretold
+from uncurtail.core.signals import Kind, Signal
 
 URL = "https://api.watttime.org"
 G_PER_KWH_OF_LB_PER_MWH = 0.453592
@@ -20,6 +21,7 @@ UNITS = ("lbs_co2_per_mwh", "lb_co2_per_mwh")
 # A token holds for 30 minutes: renewed before that, and once when it is refused earlier.
 TOKEN_S = 25 * 60.0
 DAY_S = 86_400.0
+LONGEST_FORECAST_H = 72
 
 
 class WattTime:
@@ -78,11 +80,16 @@ class WattTime:
         span = {"region": region, "start": iso(start), "end": iso(last)}
         return rising(self._points("/v3/historical", span), start, end)
 
-    def forecast(self, region: str, now: float, horizon_h: int = 24) -> Trace | None:
+    def forecast(self, region: str, now: float, horizon_s: float = DAY_S) -> Foretold | None:
         """See `Source.forecast`; up to 72 hours."""
-        points = self._points("/v3/forecast", {"region": region, "horizon_hours": horizon_h})
-        points = rising(points, now - self.period_s, math.inf)
-        return as_trace(points, self.period_s, self.signal)
+        horizon_h = min(LONGEST_FORECAST_H, math.ceil(horizon_s / 3600.0))
+        answer = self._answer("/v3/forecast", {"region": region, "horizon_hours": horizon_h})
+        points = rising(self._rows(answer), now - self.period_s, math.inf)
+        trace = as_trace(points, self.period_s, self.signal)
+        if trace is None:
+            return None
+        with expecting(self.name):
+            return Foretold(unix(answer["meta"]["generated_at"]), trace)
 
     def region_of(self, latitude: float, longitude: float) -> str:
         """The region of a place.
@@ -108,12 +115,17 @@ class WattTime:
             )
 
     def _points(self, path: str, params: Mapping[str, str | int]) -> list[Point]:
+        return self._rows(self._answer(path, params))
+
+    def _answer(self, path: str, params: Mapping[str, str | int]) -> Any:
         try:
-            answer = self._get(path, params)
+            return self._get(path, params)
         except SourceError as error:
             if error.status != 403:
                 raise
             raise SourceError(self._forbidden(str(params["region"])), status=403) from None
+
+    def _rows(self, answer: Any) -> list[Point]:
         with expecting(self.name):
             unit = answer["meta"]["units"]
             if unit not in UNITS:

@@ -11,6 +11,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from uncurtail.core.capacity import admitted
 from uncurtail.core.clouds import (
     ExalsiusSection,
     ExalsiusSite,
@@ -20,6 +21,7 @@ from uncurtail.core.clouds import (
 )
 from uncurtail.core.events import Event, SitePhase, SiteProvisioned, SiteReleased
 from uncurtail.core.ledger import Ledger
+from uncurtail.core.measured import PowerFrom
 from uncurtail.core.microgrid import MicrogridSection
 from uncurtail.core.nodes import RemoteSection
 from uncurtail.core.policy import Capped, Costs, Verdict
@@ -36,6 +38,10 @@ class Phase(StrEnum):
     CAPPED = "capped"  # training at less power, and slower
     DRAINING = "draining"  # finishing its step
     RELEASING = "releasing"  # has stopped computing: hands in its work, and goes
+
+
+# What a released site is started for.
+STARTS = (Verdict.TRAIN, Verdict.CAPPED, Verdict.READY)
 
 
 class SiteSection(Section):
@@ -57,6 +63,12 @@ class SiteSection(Section):
     capped_speed: float | None = Field(default=None, gt=0, le=1)
     capped_gpu_limit_w: float | None = Field(default=None, gt=0)
     price_eur_per_kwh: float | None = Field(default=None, ge=0)
+    # What counts: these watts, or what is measured where there is a fresh value. "nvml" (its GPUs
+    # alone) and "rapl" (processors and memory of the whole machine) are read at the site, while
+    # Prometheus is asked for power_query (W). power_beside_w is what they do not see.
+    power_from: PowerFrom = "model"
+    power_query: str | None = None
+    power_beside_w: float = Field(default=0.0, ge=0)
     threads: int = Field(default=1, ge=1)  # of all its ranks together
     ranks: int = Field(default=1, ge=1)  # processes that share each step; one for each GPU
     microgrid: MicrogridSection | None = None  # a battery, solar panels; unset: the grid alone
@@ -110,6 +122,8 @@ class FleetSection(Section):
     """How sites are started, and how long each stage may take by the wall clock."""
 
     kind: FleetKind = "processes"
+    # So many sites may be up at once, in `run` and in `plan`; unset: all.
+    max_sites: int | None = Field(default=None, ge=1)
     # A start needs torch, a key, a SuperNode: about 6 s on a laptop, minutes on a cloud.
     provision_timeout_wall_s: float = Field(default=300.0, gt=0)
     # A drain is one step, one upload, one Flower reply.
@@ -119,6 +133,8 @@ class FleetSection(Section):
     # A site without a coordinator finishes, snapshots and exits.
     orphan_after_wall_s: float = Field(default=60.0, gt=0)
     max_retry_wall_s: float = Field(default=60.0, gt=0)
+    # Four measurements of a site that were missed, or two of Prometheus every 30 s.
+    power_stale_after_wall_s: float = Field(default=60.0, gt=0)
     remote: RemoteSection = RemoteSection()
     exalsius: ExalsiusSection = ExalsiusSection()
     kubernetes: KubernetesSection = KubernetesSection()
@@ -256,14 +272,47 @@ def _released(
 ) -> Step:
     if state.session in seen.sessions:  # released by belief, still there: say it again
         return Step(state, (Release(site.name, state.session),))
-    # A stray goes first: it may hold the GPU that a new session needs.
-    wanted = verdict in (Verdict.TRAIN, Verdict.CAPPED, Verdict.READY)
-    if seen.sessions or not wanted or now[1] < state.retry_wall:
+    if verdict not in STARTS or not can_start(state, seen.sessions, now[1]):
         return Step(state)
     started = _enter(
         replace(state, session=state.session + 1, up_since=now[0]), Phase.PROVISIONING, now
     )
     return Step(started, (Provision(site.name, started.session),))
+
+
+def can_start(state: SiteState, sessions: frozenset[int], wall_s: float) -> bool:
+    """Whether a site could be started now, were it wanted.
+
+    A stray goes first: it may hold the GPU that a new session needs.
+    """
+    return state.phase is Phase.RELEASED and not sessions and wall_s >= state.retry_wall
+
+
+def kept_out(
+    wanted: Mapping[str, tuple[Verdict, float | None]],
+    states: Mapping[str, SiteState],
+    alive: Mapping[str, frozenset[int]],
+    cap: tuple[int | None, float],
+) -> frozenset[str]:
+    """The sites that want to start, and must wait until another is gone.
+
+    Args:
+        wanted: What each site should do, and its usable intensity (g/kWh).
+        states: What is believed of each.
+        alive: The sessions that exist; one that lingers on takes a place.
+        cap: (how many may be up, None for all; wall unix seconds).
+    """
+    max_sites, wall_s = cap
+    nothing: frozenset[int] = frozenset()
+    wanting = {
+        site: value
+        for site, (verdict, value) in wanted.items()
+        if verdict in STARTS and can_start(states[site], alive.get(site, nothing), wall_s)
+    }
+    num_up = sum(
+        state.phase is not Phase.RELEASED or bool(alive.get(site)) for site, state in states.items()
+    )
+    return frozenset(wanting) - admitted(wanting, num_up, max_sites)
 
 
 def _provisioning(

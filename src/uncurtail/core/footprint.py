@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from uncurtail.core.ledger import J_PER_KWH, Segment, integrate
+from uncurtail.core.measured import MODEL
 from uncurtail.core.section import Section
 from uncurtail.core.signals import Trace
 
@@ -122,8 +123,8 @@ Accounts = dict[tuple[str, str], Account]
 def draws(segments: Iterable[Segment], measured: Mapping[str, Trace] | None = None) -> list[Draw]:
     """The segments with the power that was measured (W, by site), where there is any.
 
-    A segment is cut where the measurement changes; a stretch that it does not know keeps the
-    declared watts, and says so.
+    A segment is cut where the measurement changes; a stretch that it does not know keeps its watts,
+    and says whether the run measured or declared them.
     """
     found: list[Draw] = []
     for segment in segments:
@@ -134,8 +135,8 @@ def draws(segments: Iterable[Segment], measured: Mapping[str, Trace] | None = No
         for start, end in pairwise(edges):
             watts = None if trace is None else trace.at(start)
             power_w = segment.power_w if watts is None else watts
-            known = watts is not None
-            found.append(Draw(segment.site, segment.phase, start, end, power_w, known, *own))
+            is_measured = watts is not None or segment.power_from != MODEL
+            found.append(Draw(segment.site, segment.phase, start, end, power_w, is_measured, *own))
     return found
 
 

@@ -103,6 +103,15 @@ class Forecast:
         said = (at >= 0) & (times < min(self.until, self.trace.end))
         return np.where(said, self.trace.values[np.maximum(at, 0)], np.nan)
 
+    def steps(self) -> list[list[float]]:
+        """[seconds after `issued`, g/kWh to 0.1] wherever the value changes, up to `until`."""
+        first, values = self._from(self.issued)
+        rows: list[list[float]] = []
+        for t, value in zip(self.trace.times[first:], np.round(values, 1), strict=False):
+            if not rows or rows[-1][1] != value:
+                rows.append([round(max(0.0, float(t) - self.issued), 3), float(value)])
+        return rows
+
     def _from(self, now: float) -> tuple[int, Array]:
         """The values in force from `now` to the end of the forecast, and where they begin."""
         times, until = self.trace.times, min(self.until, self.trace.end)

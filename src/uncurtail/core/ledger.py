@@ -1,4 +1,4 @@
-"""Stage 6: phases and power to energy and emissions, by site and phase.
+"""Stage 6: phases and power to energy, emissions and cost, by site and phase.
 
 Intensity is held stepwise: each value holds until the next, however late that comes. A policy calls
 a value unknown once it is stale; what a site draws until it is gone is priced by the last one
@@ -7,7 +7,7 @@ knows none, counts as energy without emissions (`unpriced_j`), never as zero.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,11 +35,17 @@ class Segment:
     power_w: float
     intensity_g_per_kwh: float | None
     flow: Flow | None = None
+    price_eur_per_kwh: float | None = None
+    power_from: str = "model"  # or what measured it
 
     @property
     def grid_w(self) -> float:
         """All that the grid gave."""
         return self.power_w if self.flow is None else self.flow.grid_w
+
+    def with_power(self, power_w: float, until: float) -> "Segment":
+        """The same up to `until`, at another power."""
+        return replace(self, end=until, power_w=power_w)
 
 
 class Energy(Protocol):
@@ -59,9 +65,11 @@ class Energy(Protocol):
 class Tally:
     """What one site drew in one phase. `clean_j` is the energy below the policy's threshold.
 
-    Of `energy_j`, the site's own sun and battery gave `solar_j` and `battery_j`, which emit nothing
-    and count as clean; `stored_j` is what the grid gave the battery on top, and `grid_j` all that
-    the grid gave. Emissions are the grid's alone: of a stored joule, at the time it was stored.
+    Of `energy_j`, the site's own sun and battery gave `solar_j` and `battery_j`, which emit and
+    cost nothing and count as clean; `stored_j` is what the grid gave the battery on top, and
+    `grid_j` all that the grid gave. Emissions and costs are the grid's alone: of a stored joule, at
+    the time it was stored. `unpriced_j` is the grid's energy of unknown intensity, `uncosted_j`
+    that of unknown price.
     """
 
     duration_s: float = 0.0
@@ -72,6 +80,8 @@ class Tally:
     solar_j: float = 0.0
     battery_j: float = 0.0
     stored_j: float = 0.0
+    cost_eur: float = 0.0
+    uncosted_j: float = 0.0
 
     @property
     def grid_j(self) -> float:
@@ -106,6 +116,10 @@ def tally(segment: Segment, clean_below_g_per_kwh: float) -> Tally:
         found.solar_j, found.battery_j = flow.solar_w * duration_s, flow.battery_w * duration_s
         found.stored_j = flow.grid_charge_w * duration_s
     grid_j = segment.grid_w * duration_s
+    if segment.price_eur_per_kwh is None:
+        found.uncosted_j = grid_j
+    else:
+        found.cost_eur = grid_j / J_PER_KWH * segment.price_eur_per_kwh
     if segment.intensity_g_per_kwh is None:
         found.unpriced_j = grid_j
         found.clean_j = found.solar_j + found.battery_j

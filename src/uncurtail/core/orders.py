@@ -63,6 +63,19 @@ class Heart:
 
 
 @dataclass(frozen=True, slots=True)
+class Watts:
+    """What a site measured of its own power, beside its heartbeat and before there is one.
+
+    `wall_s` is when, by the state plane's clock.
+    """
+
+    session: int
+    watts: float
+    source: str
+    wall_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class StepReport:
     """One inner step, as its trainer saw it. `wall_s`: its clock, corrected by its skew."""
 

@@ -35,13 +35,12 @@ class PlanSection(Section):
 
     `train_site_h` is the work in hours of one site's training; unset: as much as the experiment's
     own policy gets done in run.duration_s. `round_overhead_share` is the share of the time that a
-    site idles while two or more train together. `max_sites` may be provisioned at once.
+    site idles while two or more train together.
     """
 
     train_site_h: float | None = Field(default=None, gt=0)
     horizon_s: float | None = Field(default=None, gt=0)  # unset: until the trace ends
     round_overhead_share: float = Field(default=0.02, ge=0, lt=1)
-    max_sites: int | None = Field(default=None, ge=1)
     oracle_time_wall_s: float = Field(default=20.0, gt=0)  # how long its solver may search
     policies: dict[str, PlanVariant] = Field(default_factory=dict)
 
@@ -90,16 +89,17 @@ class Plan:
 def make_plan(policy: Deadline, work: Work, stands: Mapping[str, Stand]) -> Plan:
     """The cheapest way to finish the work in time, by what the forecasts say.
 
-    Sites of which nothing is forecast run in their windows, and all sites run on any known power
-    once the time that is left is only just enough. A deadline that cannot be met is missed by as
-    little as possible: everything runs, at full power. Where a site can be capped, the plan caps it
-    in the slots in which that is cheaper for the work. Called again whenever something is learned.
+    Where nothing is said of the time to come, sites run in their windows, and all run on any known
+    power once the time that is left is only just enough. A deadline that cannot be met is missed
+    by as little as possible: everything runs, at full power. Where a site can be capped, the plan
+    caps it in the slots in which that is cheaper for the work. Called again whenever something is
+    learned.
     """
     if work.train_site_s <= 0.0 or not stands:
         return Plan(dict.fromkeys(stands, ()))
     if work.now >= work.deadline:
         return _all_out(work, stands, "the deadline has passed")
-    if all(stand.forecast is None for stand in stands.values()):
+    if all(_said(policy, stand) is None for stand in stands.values()):
         return _by_windows(policy, work, stands)
     names = list(stands)
     grid = _grid(policy, work, [stands[name] for name in names])
@@ -196,12 +196,17 @@ def _capped(stands: Sequence[Stand]) -> tuple[Array, Array] | None:
 
 def _prices(policy: Deadline, stand: Stand, edges: Array) -> Array:
     """The cost of a kWh in each slot; the first is what is read now."""
-    source = stand.price if policy.objective == "cost" else stand.forecast
+    source = _said(policy, stand)
     count = len(edges) - 1
     prices = np.full(count, np.nan) if source is None else _means(source, edges)
     if policy.objective == "emissions" and stand.value is not None:
         prices[0] = stand.value
     return prices
+
+
+def _said(policy: Deadline, stand: Stand) -> Forecast | None:
+    """What speaks of the time to come: prices for the least cost, else a forecast of the power."""
+    return stand.price if policy.objective == "cost" else stand.forecast
 
 
 def _means(forecast: Forecast, edges: Array) -> Array:

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 G_PER_KWH = "gCO2/kWh"
+EUR_PER_KWH = "EUR/kWh"
+WATT = "W"
 # No grid emits more than an oil plant's ~1,200 gCO2/kWh at the margin; negative is a broken feed.
 PLAUSIBLE_G_PER_KWH = (0.0, 2000.0)
 
@@ -22,6 +24,8 @@ class Kind(StrEnum):
     POWER = "power"
 
 
+# Markets cap at about 17,000 EUR/MWh: what is beyond was given in another unit.
+PLAUSIBLE_EUR_PER_KWH = (-20.0, 20.0)
 # What can be true: per kWh, per MWh in any currency (markets cap at about 17,000), in W of a site.
 PLAUSIBLE: MappingProxyType[Kind, tuple[float, float]] = MappingProxyType(
     {
@@ -44,6 +48,8 @@ class Signal:
     @property
     def range(self) -> tuple[float, float]:
         """The lowest and the highest value that can be true."""
+        if self.unit == EUR_PER_KWH:
+            return PLAUSIBLE_EUR_PER_KWH
         return PLAUSIBLE[self.kind]
 
     def plausible(self, value: float) -> bool:

@@ -12,6 +12,7 @@ from uncurtail.core.ledger import J_PER_KWH, baselines_kg, own_kwh
 from uncurtail.core.microgrid import Microgrid
 from uncurtail.core.planner import PlanVariant
 from uncurtail.core.policy import Always, AnyPolicy, Lookahead, Threshold
+from uncurtail.core.pricing import filled
 from uncurtail.core.signals import Trace
 from uncurtail.plan.simulate import Outcome, Scenario, simulate
 
@@ -140,20 +141,25 @@ def compare(
     traces: Mapping[str, Trace],
     start: float,
     names: Iterable[str] | None = None,
+    prices: Mapping[str, Trace] | None = None,
     microgrids: Mapping[str, Microgrid] | None = None,
 ) -> Comparison:
     """Play every policy on the same work, and bound each from below.
+
+    `prices` (EUR/kWh) are what a file says; where it does not, sites' declared prices hold.
 
     Raises:
         ConfigError: The work is not said and cannot be found out.
     """
     todo = chosen(config, names)
-    work_s = _work_s(config, traces, start, microgrids)
+    costs = _prices(config, prices or {}, start)
+    work_s = _work_s(config, traces, start, costs, microgrids)
     rows: list[Row] = []
     notes: list[str] = []
     bounds: dict[tuple[float, float, float], Best | None] = {}  # equal games share theirs
     for name, variant in todo.items():
         game = scenario(config, traces, start, variant, work_s, microgrids)
+        game.prices = costs
         outcome = simulate(game)
         key = _slots(game, outcome), outcome.train_site_s, game.round_overhead_share
         if outcome.completed and key not in bounds:
@@ -168,6 +174,9 @@ def compare(
         )
     if microgrids:
         notes.append("always on: counted without batteries and suns, on the grid alone")
+    if costs is not None:
+        paid = (f"{row.name} {row.outcome.energy.cost:.2f} EUR" for row in rows)
+        notes.append(f"electricity: {', '.join(paid)}")
     ended = [row for row in rows if row.outcome.completed]
     longest = max(ended, key=lambda row: row.outcome.end, default=None)
     best = None if longest is None else longest.best
@@ -186,15 +195,15 @@ def scenario(
 ) -> Scenario:
     """A variant's game."""
     energy, share = config.energy, variant.round_overhead_share
+    kind = variant.forecast or energy.forecast
+    assert kind != "source", "a config with a trace has no source that forecasts"
     issuing = Issuing(
-        variant.forecast or energy.forecast,
+        kind,
         variant.forecast_horizon_s or energy.forecast_horizon_s,
         variant.forecast_every_s or energy.forecast_every_s,
         Noise(seed=energy.seed, clean_below=variant.policy.enter_below_g_per_kwh),
     )
     issues = None if issuing.kind == "none" else Issues(issuing, traces.__getitem__, start)
-    tariffs = {name: site.price_eur_per_kwh for name, site in config.sites.items()}
-    prices = {n: tariff(price, start) for n, price in tariffs.items() if price is not None}
     return Scenario(
         policy=variant.policy,
         sites={name: site.costs() for name, site in config.sites.items()},
@@ -203,11 +212,23 @@ def scenario(
         until=_until(config, traces, start),
         train_site_s=train_site_s,
         round_overhead_share=config.plan.round_overhead_share if share is None else share,
-        max_sites=config.plan.max_sites,
+        max_sites=config.fleet.max_sites,
         issues=issues,
-        prices=prices if len(prices) == len(tariffs) else None,
+        prices=_prices(config, {}, start),
         microgrids=microgrids or {},
     )
+
+
+def _prices(config: Config, known: Mapping[str, Trace], start: float) -> Mapping[str, Trace] | None:
+    """What power costs at every site; None where a site has no price at all."""
+    found: dict[str, Trace] = {}
+    for name, site in config.sites.items():
+        declared = site.price_eur_per_kwh
+        if name in known:
+            found[name] = filled(known[name], declared, start, math.inf)
+        elif declared is not None:
+            found[name] = tariff(declared, start)
+    return found if len(found) == len(config.sites) else None
 
 
 def _until(config: Config, traces: Mapping[str, Trace], start: float) -> float:
@@ -221,6 +242,7 @@ def _work_s(
     config: Config,
     traces: Mapping[str, Trace],
     start: float,
+    costs: Mapping[str, Trace] | None,
     microgrids: Mapping[str, Microgrid] | None,
 ) -> float:
     """The work in seconds of one site's training."""
@@ -233,7 +255,7 @@ def _work_s(
         )
     usual = PlanVariant(policy=config.policy)
     own = scenario(config, traces, start, usual, float("inf"), microgrids)
-    own.until = min(own.until, start + config.run.duration_s)
+    own.until, own.prices = min(own.until, start + config.run.duration_s), costs
     done_s = simulate(own).train_site_s
     if done_s <= 0.0:
         raise ConfigError(

@@ -24,7 +24,7 @@ class OwnSite:
         self._trace = trace
         self._price = price
         self._clean = clean
-        self._carried: Carried | None = None
+        self.carried: Carried | None = None  # as of the last `carry`
         self.soc = microgrid.section.battery_initial_soc
         self.energy = Energy()
 
@@ -50,8 +50,8 @@ class OwnSite:
     def carry(self, own: Own, now: float, *, up: bool) -> Carried | None:
         """What the site may train on its own power alone; None: nothing now."""
         section = self._microgrid.section
-        self._carried = carried(section, self._costs, own, now, up=up, before=self._carried)
-        return self._carried
+        self.carried = carried(section, self._costs, own, now, up=up, before=self.carried)
+        return self.carried
 
     def _add(self, segment: Segment) -> None:
         found = tally(segment, self._clean)

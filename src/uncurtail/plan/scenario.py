@@ -17,8 +17,8 @@ class Scenario:
     """What is asked: `train_site_s` seconds of one site at full power, from `start`, by `until`.
 
     `round_overhead_share` is the share of the time that a site spends idle while two or more train
-    together; training alone costs nothing. `max_sites` may be provisioned at once. `microgrids` are
-    of the sites that have one.
+    together; training alone costs nothing. `max_sites` may be up at once, see `core.capacity`.
+    `microgrids` are of the sites that have one.
     """
 
     policy: PolicySection

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+from uncurtail.core.capacity import admitted
 from uncurtail.core.ending import Spent
 from uncurtail.core.fleet import Phase
 from uncurtail.core.forecasts import Experience, perfect
@@ -39,6 +40,8 @@ from uncurtail.plan.scenario import SiteOutcome as SiteOutcome
 INF = math.inf
 # In place of a site: the plan of all of them is due.
 REPLAN = -1
+# ... or, after every site was heard, who of those that wait may start.
+ADMIT = 1 << 30
 
 
 class _Site:
@@ -141,7 +144,7 @@ class _Simulation:
         self.now = scenario.start
         self.training: dict[str, float] = {}  # at which speed
         self.up = 0
-        self.waiting: list[int] = []
+        self.waiting: set[int] = set()
         self.done_s = 0.0
         self.last_trained = scenario.start
         self.completed = False
@@ -160,6 +163,10 @@ class _Simulation:
             if index == REPLAN:
                 if version == self.replanned and self._advance(min(t, scenario.until)):
                     self._replan(t)
+                continue
+            if index == ADMIT:
+                if self._advance(min(t, scenario.until)) and t < scenario.until:
+                    self._admit(t)
                 continue
             site = self.sites[index]
             if version != site.version:
@@ -211,9 +218,11 @@ class _Simulation:
         if site.phase is Phase.PROVISIONING and now >= site.ready_at:
             site.enter(Phase.IDLE, now)
         decision = decide(site.policy, site.costs, self._view(site, now))
-        waits = not self._apply(site, decision.verdict, now)
-        if waits and index not in self.waiting:
-            self.waiting.append(index)
+        if self._apply(site, decision.verdict, now):
+            self.waiting.discard(index)
+        else:
+            self.waiting.add(index)
+            heapq.heappush(self.heap, (now, ADMIT, 0))
         site.version += 1
         heapq.heappush(self.heap, (self._next(site, decision, now), index, site.version))
 
@@ -235,9 +244,8 @@ class _Simulation:
         self.replanned += 1
         if plan.revisit < scenario.until:
             heapq.heappush(self.heap, (max(plan.revisit, now + 1.0), REPLAN, self.replanned))
-        for index, site in enumerate(self.sites):
-            site.version += 1
-            heapq.heappush(self.heap, (now, index, site.version))
+        for index in range(len(self.sites)):
+            self._ask(index, now)
 
     def _stand(self, site: _Site, now: float) -> Stand:
         scenario = self.scenario
@@ -282,12 +290,11 @@ class _Simulation:
         )
 
     def _apply(self, site: _Site, verdict: Verdict, now: float) -> bool:
-        """Move the site towards its verdict; False when it must wait for another to go."""
+        """Move the site towards its verdict; False when it waits to be admitted."""
         if site.phase is Phase.RELEASED:
             if verdict not in (Verdict.TRAIN, Verdict.CAPPED, Verdict.READY):
                 return True
-            cap = self.scenario.max_sites
-            if cap is not None and self.up >= cap:
+            if self.scenario.max_sites is not None:
                 return False
             self._provision(site, now)
         if verdict is Verdict.REST:
@@ -319,11 +326,29 @@ class _Simulation:
         self.up -= 1
         site.up_since = None
         site.enter(Phase.RELEASED, now)
-        for index in self.waiting:  # there is room now: ask them again
-            waiting = self.sites[index]
-            waiting.version += 1
-            heapq.heappush(self.heap, (now, index, waiting.version))
-        self.waiting.clear()
+        for index in self.waiting:  # there is room now
+            self._ask(index, now)
+
+    def _admit(self, now: float) -> None:
+        """Start those of the waiting sites that may be up."""
+        wanting: dict[str, float | None] = {}
+        for index in sorted(self.waiting):
+            site = self.sites[index]
+            trace = self.scenario.traces[site.name]
+            alone = site.own is not None and site.own.carried is not None
+            wanting[site.name] = 0.0 if alone else trace.at(now) if site.known else None
+        chosen = admitted(wanting, self.up, self.scenario.max_sites)
+        for index in sorted(self.waiting):
+            if self.sites[index].name in chosen:
+                self.waiting.remove(index)
+                self._provision(self.sites[index], now)
+                self._ask(index, now)
+
+    def _ask(self, index: int, now: float) -> None:
+        """Have the site decide anew."""
+        site = self.sites[index]
+        site.version += 1
+        heapq.heappush(self.heap, (now, index, site.version))
 
     def _outcome(self) -> Outcome:
         scenario = self.scenario

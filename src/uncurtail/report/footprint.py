@@ -11,6 +11,7 @@ from uncurtail.core.fleet import Phase
 from uncurtail.core.footprint import Accounts, Basis, FootprintSection
 from uncurtail.core.ledger import J_PER_KWH
 from uncurtail.core.signals import PLAUSIBLE_G_PER_KWH, Trace
+from uncurtail.report.paid import declared_note, price_traces
 from uncurtail.report.rundata import RunData
 
 # Beyond any market's cap per kWh, and beyond any site's watts.
@@ -70,6 +71,10 @@ def _signals(
     price = _load(run, section.price_path, (PLAUSIBLE_PRICE, f"{section.currency}/kWh"), notes)
     if average:
         signals[Basis.AVERAGE] = average
+    if section.price_path is None and section.currency == "EUR":
+        price = price_traces(run)
+        note = declared_note(run)
+        notes += [] if note is None else [note]
     if price:
         signals[Basis.PRICE] = price
     return signals

@@ -57,6 +57,7 @@ def limit(run: RunData) -> Limit | None:
         train_site_s=run.train_s // slot_s * slot_s,
         slot_s=slot_s,
         microgrids=own,
+        max_sites=run.config.get("fleet", {}).get("max_sites"),
     )
     bound = solve(problem, TIME_LIMIT_WALL_S) if problem.sites else None
     if bound is None or not (bound.plan or own):

@@ -1,12 +1,22 @@
 """From a run folder to a running session: what `uncurtail site` builds before it begins."""
 
+import logging
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from uncurtail import wiring
+from uncurtail.adapters.gate_pass import PASS_FILE, Pass
 from uncurtail.adapters.gpu_limits import RECORD, GpuLimits, NvmlGpus
+from uncurtail.adapters.nvml import Nvml
+from uncurtail.adapters.rapl import Rapl
+from uncurtail.adapters.redis import SitePower
+from uncurtail.adapters.wattmeter import Reporter, WattError
 from uncurtail.core.fleet import SiteSection
 from uncurtail.runfolder import RunFolder
+
+log = logging.getLogger("uncurtail.site")
 
 
 def lead_session(path: Path, site: str, session: int) -> int:
@@ -15,11 +25,38 @@ def lead_session(path: Path, site: str, session: int) -> int:
 
     folder = RunFolder(path)
     config = wiring.read_config(folder)
-    flower = wiring.flower(folder, wiring.Endpoints.load(folder))
+    section = config.sites[site]
+    endpoints = wiring.Endpoints.load(folder)
+    reporter = measuring(section, _telling(folder, endpoints, site, session))
+    if reporter is not None:
+        reporter.start()
+    flower = wiring.flower(folder, endpoints)
     patience_s = config.fleet.snapshot_timeout_wall_s
-    return lead(
-        folder, flower, site, session, ranks=config.sites[site].ranks, patience_s=patience_s
-    )
+    return lead(folder, flower, site, session, ranks=section.ranks, patience_s=patience_s)
+
+
+def _telling(
+    folder: RunFolder, endpoints: wiring.Endpoints, site: str, session: int
+) -> Callable[[float, str], bool]:
+    """Where a measurement goes: to the state plane, or from another machine to the gate."""
+    leave = Pass.load(folder.private / PASS_FILE)
+    if leave is None:
+        return SitePower(endpoints.redis_url, folder.run_id, site, session).say
+    from uncurtail.adapters.gate_client import Gate  # an HTTP client: for machines elsewhere
+
+    return partial(Gate(leave).measured, session)
+
+
+def measuring(section: SiteSection, say: Callable[[float, str], object]) -> Reporter | None:
+    """What measures this site's power here; None where nothing does, and the model counts."""
+    try:
+        if section.power_from == "nvml":
+            return Reporter(Nvml(section.cuda_devices), say)
+        if section.power_from == "rapl":
+            return Reporter(Rapl(), say)
+    except WattError as error:
+        log.warning("power is not measured: %s", error)
+    return None
 
 
 def train_session(path: Path, site: str, session: int, socket: Path) -> None:

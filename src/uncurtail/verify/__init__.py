@@ -12,9 +12,10 @@ from uncurtail.runfolder import RunFolder
 from uncurtail.verify.chain import commit_chain, objects
 from uncurtail.verify.energy import emissions_add_up, energy_adds_up
 from uncurtail.verify.evidence import DAMAGE, Evidence, EvidenceError, Finding
+from uncurtail.verify.money import cost_adds_up
 from uncurtail.verify.own import own_power
 from uncurtail.verify.record import events_readable, nothing_public
-from uncurtail.verify.sites import provision_release
+from uncurtail.verify.sites import no_more_than_may_be, provision_release
 from uncurtail.verify.steps import consumed_matches, steps_once, token_hashes
 from uncurtail.verify.windows import known_power, only_in_windows
 
@@ -37,9 +38,11 @@ CHECKS: tuple[tuple[str, Callable[[Evidence], Finding]], ...] = (
     ("consumed-matches", consumed_matches),
     ("token-hashes", token_hashes),
     ("provision-release", provision_release),
+    ("max-sites", no_more_than_may_be),
     ("energy-adds-up", energy_adds_up),
     ("emissions-add-up", emissions_add_up),
     ("own-power", own_power),
+    ("cost-adds-up", cost_adds_up),
     ("only-in-windows", only_in_windows),
     ("known-power", known_power),
     ("events-readable", events_readable),

@@ -1,5 +1,6 @@
 """Energy adds up: the feed's power series, the phase events and the ledger tell the same joules."""
 
+import math
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -7,8 +8,9 @@ from dataclasses import replace
 from itertools import pairwise
 
 from uncurtail.core.events import SitePhase, iso
-from uncurtail.core.fleet import Phase
+from uncurtail.core.fleet import Phase, SiteSection
 from uncurtail.core.ledger import J_PER_KWH, Ledger, Segment, Tally
+from uncurtail.core.measured import MODEL, counted_w
 from uncurtail.core.signals import Reading
 from uncurtail.runfolder import PowerRow
 from uncurtail.verify.evidence import Evidence, Finding, agree, judged
@@ -109,18 +111,62 @@ def _row_problems(run: Evidence) -> Iterator[str]:
         for segment in (row.segment for row in rows):
             if segment.end <= segment.start:
                 yield f"power.csv of {site} has an empty or negative row at {iso(segment.start)}"
-            if site in sections and (sections[site].microgrid is None) != (segment.flow is None):
-                what = "has a charge" if segment.flow is not None else "has no charge"
-                yield f"power.csv of {site} at {iso(segment.start)} {what}: other than its config"
             if site in sections:
-                expected = sections[site].power_w(Phase(segment.phase))
-                if not agree(segment.power_w, expected, relative=DIGITS_RELATIVE, absolute=0.0):
-                    yield f"power.csv of {site} at {iso(segment.start)} has other watts than config"
+                yield from _site_problems(run, sections[site], segment)
     for event in run.events:
         if not isinstance(event, SitePhase) or event.site not in sections:
             continue
         if event.power_w != sections[event.site].power_w(Phase(event.phase)):
             yield f"SitePhase of {event.site} at {iso(event.t)} has other watts than config"
+
+
+def _site_problems(run: Evidence, site: SiteSection, segment: Segment) -> Iterator[str]:
+    """What of a row is other than its site's config, or than what was measured."""
+    where = f"power.csv of {segment.site} at {iso(segment.start)}"
+    if (site.microgrid is None) != (segment.flow is None):
+        what = "has a charge" if segment.flow is not None else "has no charge"
+        yield f"{where} {what}: other than its config"
+    if segment.power_from != MODEL:
+        yield from _measured_problems(run, segment)
+        return
+    expected = site.power_w(Phase(segment.phase))
+    if not agree(segment.power_w, expected, relative=DIGITS_RELATIVE, absolute=0.0):
+        yield f"{where} has other watts than config"
+
+
+def _measured_problems(run: Evidence, segment: Segment) -> Iterator[str]:
+    """A stretch that claims to be measured has the watts of the sample that was in force."""
+    found = _sampled(run, segment)
+    where = f"power.csv of {segment.site} at {iso(segment.start)}"
+    if found is None:
+        yield f"{where} is said to be measured, and no sample in watts.csv was in force"
+        return
+    watts, source = found
+    if source != segment.power_from:
+        yield f"{where} was measured by {segment.power_from}, its sample by {source}"
+    if not agree(segment.power_w, watts, relative=DIGITS_RELATIVE, absolute=0.0):
+        yield f"{where} has {segment.power_w:g} W, its sample {watts:g} W"
+
+
+def _sampled(run: Evidence, segment: Segment) -> tuple[float, str] | None:
+    """What counted by the newest sample when a stretch began, and who took it."""
+    samples = run.watts.get(segment.site, [])
+    index = bisect_right(samples, segment.start, key=_time) - 1
+    if index < 0:
+        return None
+    beside_w = run.setup.sites[segment.site].power_beside_w
+    since = _up_since(run.power[segment.site], segment.start)
+    stale_s = run.setup.power_stale_after_s
+    watts = counted_w(samples[index], segment.start, stale_s, since, beside_w)
+    return None if watts is None else (watts, samples[index].signal.source)
+
+
+def _up_since(rows: Sequence[PowerRow], t: float) -> float:
+    """When the site last left "released" before `t`, by the power series."""
+    index = bisect_right(rows, t, key=lambda row: row.segment.start) - 1
+    while index >= 0 and rows[index].segment.phase != Phase.RELEASED:
+        index -= 1
+    return rows[index].segment.end if index >= 0 else -math.inf
 
 
 def _series_j(run: Evidence, until: float | None) -> ByPhase:
@@ -145,16 +191,33 @@ def _load_w(row: PowerRow) -> float:
 def _events_j(run: Evidence) -> ByPhase:
     """Joules by the phase events alone, until each site's power series ends."""
     total: ByPhase = defaultdict(float)
-    for site, section in run.setup.sites.items():
+    for site in run.setup.sites:
         rows = run.power[site]
         end = rows[-1].segment.end if rows else run.events[0].t
         phase, since = Phase.RELEASED, run.events[0].t
         for event in run.events:
             if isinstance(event, SitePhase) and event.site == site:
-                total[site, phase] += section.power_w(phase) * max(0.0, min(event.t, end) - since)
+                total[site, phase] += _drawn_j(run, site, phase, (since, min(event.t, end)))
                 phase, since = Phase(event.phase), min(event.t, end)
-        total[site, phase] += section.power_w(phase) * max(0.0, end - since)
+        total[site, phase] += _drawn_j(run, site, phase, (since, end))
     return total
+
+
+def _drawn_j(run: Evidence, site: str, phase: Phase, stretch: tuple[float, float]) -> float:
+    """Joules of a phase: as declared, but for the part that was measured, by its samples."""
+    start, end = stretch
+    declared_w = run.setup.sites[site].power_w(phase)
+    total_j = declared_w * max(0.0, end - start)
+    rows = run.measured[site]
+    first = max(0, bisect_right(rows, start, key=lambda row: row.start) - 1)
+    for row in rows[first:]:
+        if row.start >= end:
+            break
+        overlap_s = min(end, row.end) - max(start, row.start)
+        found = _sampled(run, row) if overlap_s > 0.0 else None
+        if found is not None:
+            total_j += (found[0] - declared_w) * overlap_s
+    return total_j
 
 
 def _rounding_j(run: Evidence) -> ByPhase:

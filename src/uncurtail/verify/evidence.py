@@ -13,19 +13,23 @@ from pydantic import TypeAdapter
 
 from uncurtail.core.commit import Commit
 from uncurtail.core.events import Event, RunEnded, iso
-from uncurtail.core.fleet import SiteSection
+from uncurtail.core.fleet import FleetSection, SiteSection
 from uncurtail.core.leases import Interval
+from uncurtail.core.ledger import Segment
+from uncurtail.core.measured import MODEL
 from uncurtail.core.orders import StepReport
 from uncurtail.core.policy import PolicySection, read_policy
+from uncurtail.core.pricing import PriceSection
 from uncurtail.core.signals import Reading
-from uncurtail.runfolder import POWER, READINGS, STEPS, PowerRow, RunFolder
+from uncurtail.runfolder import POWER, PRICES, READINGS, STEPS, WATTS, PowerRow, RunFolder
 
 T = TypeVar("T")
 
 # A tick is late by a second at most, and what it decides takes effect within another.
 TOLERANCE_WALL_S = 2.0
-# The headers of run folders from before readings said their kind, and power its source.
-BEFORE = {READINGS: READINGS[:3], POWER: POWER[:7]}
+# The headers of older run folders: from before readings said their kind; from before the power
+# series told where a microgrid's power came from, and from before it told prices and who measured.
+BEFORE = {READINGS: (READINGS[:3],), POWER: (POWER[:7], POWER[:12])}
 # Problems told in full; the rest is counted.
 TOLD = 3
 # What a damaged file makes its readers and users raise.
@@ -82,6 +86,17 @@ class Setup:
     policy: PolicySection
     sites: dict[str, SiteSection]
     raw: dict[str, Any]
+
+    @property
+    def price_stale_after_s(self) -> float:
+        """How old a price may be; a file says itself until when one holds."""
+        price = self.raw.get("energy", {}).get("price")
+        return PriceSection(**price).stale_s if price else math.inf
+
+    @property
+    def power_stale_after_s(self) -> float:
+        """How old a measured power may be, simulated."""
+        return FleetSection(**self.raw.get("fleet", {})).power_stale_after_wall_s * self.speed
 
 
 class Evidence:
@@ -146,6 +161,47 @@ class Evidence:
             rows.append(reading)
         return found
 
+    @property
+    def knows_prices(self) -> bool:
+        """Whether the power series tells what a kWh cost."""
+        name = "series/power.csv"
+        first = self._read(name, lambda: _first_line(self.folder.path / name))
+        return "price_eur_per_kwh" in first.split(",")
+
+    @cached_property
+    def prices(self) -> dict[str, list[Reading]]:
+        """Each site's price readings; their times rise. None where no price was asked for."""
+        return self._signal("prices", PRICES, self.folder.read_prices)
+
+    @cached_property
+    def watts(self) -> dict[str, list[Reading]]:
+        """Each site's measured powers; their times rise. None where nothing was measured."""
+        return self._signal("watts", WATTS, self.folder.read_watts)
+
+    @cached_property
+    def measured(self) -> dict[str, list[Segment]]:
+        """Each site's stretches whose power was measured."""
+        return {
+            site: [row.segment for row in rows if row.segment.power_from != MODEL]
+            for site, rows in self.power.items()
+        }
+
+    def _signal(
+        self, name: str, columns: tuple[str, ...], reader: Callable[[], list[Reading]]
+    ) -> dict[str, list[Reading]]:
+        found: dict[str, list[Reading]] = {site: [] for site in self.setup.sites}
+        if not self.exists(f"series/{name}.csv"):
+            return found
+        for reading in self._series(name, columns, reader):
+            rows = found.setdefault(reading.site, [])
+            if rows and reading.t <= rows[-1].t:
+                raise EvidenceError(
+                    f"series/{name}.csv: the rows of {reading.site} do not rise in time at "
+                    f"{iso(reading.t)}: a line is doubled or out of order; restore the file"
+                )
+            rows.append(reading)
+        return found
+
     @cached_property
     def power(self) -> dict[str, list[PowerRow]]:
         """Each site's power series, in file order."""
@@ -183,7 +239,7 @@ class Evidence:
     ) -> list[T]:
         path = f"series/{name}.csv"
         with_header = self._read(path, lambda: (_first_line(self.folder.path / path), reader()))
-        headers = [columns, BEFORE.get(columns, columns)]
+        headers = [columns, *BEFORE.get(columns, ())]
         if with_header[0] not in [",".join(header) for header in headers]:
             raise EvidenceError(f"{path} does not begin with its header: restore it")
         return with_header[1]

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from uncurtail.core.events import iso
 from uncurtail.core.fleet import Phase
+from uncurtail.core.ledger import Segment
+from uncurtail.core.measured import MODEL
 from uncurtail.core.policy import (
     Always,
     Deadline,
@@ -159,13 +161,28 @@ def _carried(run: Evidence, site: str, phases: tuple[Phase, ...]) -> list[Stretc
 
 
 def _alone(run: Evidence, site: str, phases: tuple[Phase, ...]) -> list[Stretch]:
-    """When a site drew nothing from its grid in these phases."""
-    rows = (row.segment for row in run.power.get(site, []) if row.segment.phase in phases)
-    return [
-        (row.start, row.end)
-        for row in rows
-        if row.flow is not None and row.flow.grid_w <= NOTHING_SHARE * row.power_w
-    ]
+    """When a site drew nothing from its grid in these phases.
+
+    Watts that were measured before a phase began count in it, but say nothing of it.
+    """
+    found: list[Stretch] = []
+    phase, since = "", -math.inf
+    for row in (row.segment for row in run.power.get(site, [])):
+        if row.phase != phase:
+            phase, since = row.phase, row.start
+        if row.phase not in phases or row.flow is None:
+            continue
+        carried = row.flow.grid_w <= NOTHING_SHARE * row.power_w
+        if carried or (row.power_from != MODEL and _measured_at(run, row) < since):
+            found.append((row.start, row.end))
+    return found
+
+
+def _measured_at(run: Evidence, row: Segment) -> float:
+    """When the watts of a measured row were measured."""
+    samples = run.watts.get(row.site, [])
+    index = bisect_right(samples, row.start, key=lambda sample: sample.t) - 1
+    return samples[index].as_of if index >= 0 else math.inf
 
 
 def _held(readings: Sequence[Reading]) -> Iterator[tuple[Reading, float]]:
