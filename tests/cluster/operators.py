@@ -24,7 +24,6 @@ POOLS = f"{GROUP}/namespaces/ml/supernodepools"
 SETS = "/apis/apps/v1/namespaces/ml/statefulsets"
 PODS = "/api/v1/namespaces/ml/pods"
 EVENTS = "/api/v1/namespaces/ml/events"
-RBAC = "/apis/rbac.authorization.k8s.io/v1"
 # A process that imports and connects takes seconds on shared cores.
 START_S = 60.0
 
@@ -37,10 +36,16 @@ def install(admin: Rest) -> None:
         thing = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
         admin.done(admin.post("/api/v1/namespaces", thing))
     for thing in rendered():
-        if "rbac" in thing.get("apiVersion", ""):
-            namespace = thing["metadata"].get("namespace")
-            where = f"/namespaces/{namespace}" if namespace else ""
-            admin.done(admin.post(f"{RBAC}{where}/{thing['kind'].lower()}s", thing))
+        if "rbac" in thing["apiVersion"]:
+            post(admin, thing)
+
+
+def post(admin: Rest, thing: Json) -> None:
+    """Make an object of the chart, which says by itself where it belongs."""
+    version, namespace = thing["apiVersion"], thing["metadata"].get("namespace")
+    root = f"/apis/{version}" if "/" in version else f"/api/{version}"
+    where = f"/namespaces/{namespace}" if namespace else ""
+    admin.done(admin.post(f"{root}{where}/{thing['kind'].lower()}s", thing))
 
 
 def federation(*pools: Json, **more: object) -> Json:

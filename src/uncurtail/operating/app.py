@@ -13,7 +13,8 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import kopf
 import prometheus_client
@@ -28,6 +29,9 @@ from uncurtail.operating.mirror import Mirror
 from uncurtail.operating.reflector import Reflector
 from uncurtail.operating.worker import Worker
 from uncurtail.operator.names import MANAGER
+
+if TYPE_CHECKING:
+    from lightkube.config.kubeconfig import SingleConfig
 
 log = logging.getLogger("uncurtail.operator")
 
@@ -139,9 +143,8 @@ class _Operator:
         group, version = FEDERATION.api_version.split("/")
 
         @kopf.on.login(registry=registry)
-        def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
-            in_pod = kopf.login_with_service_account(**kwargs)
-            return in_pod or kopf.login_with_kubeconfig(**kwargs)
+        def login(**_: Any) -> kopf.ConnectionInfo:
+            return _connection()
 
         @kopf.on.event(group, version, FEDERATION.plural, registry=registry)
         async def seen(event: Any, **_: Any) -> None:
@@ -167,6 +170,34 @@ class _Operator:
             liveness_endpoint=f"http://0.0.0.0:{self._options.health_port}/healthz",
             **scope,
         )
+
+
+def _connection() -> kopf.ConnectionInfo:
+    """The framework goes where the rest of us goes; asked again when a token is refused."""
+    config = settings()
+    cluster, user = config.cluster, config.user
+    assert user is not None, "connecting would have failed before"
+    token = user.token
+    if user.token_file is not None:
+        token = Path(user.token_file).read_text(encoding="ascii").strip()
+    return kopf.ConnectionInfo(
+        server=cluster.server,
+        ca_path=_path(config, cluster.certificate_auth),
+        ca_data=cluster.certificate_auth_data,
+        insecure=cluster.insecure,
+        token=token,
+        username=user.username,
+        password=user.password,
+        certificate_path=_path(config, user.client_cert),
+        certificate_data=user.client_cert_data,
+        private_key_path=_path(config, user.client_key),
+        private_key_data=user.client_key_data,
+    )
+
+
+def _path(config: "SingleConfig", name: str | None) -> str | None:
+    """Names in a kubeconfig are relative to it."""
+    return None if name is None else str(config.abs_file(name))
 
 
 def _stamp() -> str:

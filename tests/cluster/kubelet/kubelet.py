@@ -23,6 +23,7 @@ ENTRYPOINTS = {
     "flwr/superlink": ["flower-superlink"],
     "flwr/supernode": ["flower-supernode"],
     "flwr/superexec": ["flower-superexec"],
+    "uncurtail": ["uncurtail"],  # deploy/Dockerfile
 }
 
 
