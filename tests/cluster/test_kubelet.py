@@ -1,6 +1,8 @@
 """Pods are processes: what they see, how they start, are probed, and end."""
 
+import asyncio
 import base64
+import time
 from pathlib import Path
 
 import psutil
@@ -8,6 +10,7 @@ import pytest
 
 from tests.cluster.clients import MERGE, Kubectl
 from tests.cluster.controllers.pods import is_up
+from tests.cluster.kubelet.containers import Container
 from tests.cluster.objects import dig
 from tests.cluster.samples import (
     CONFIG_MAPS,
@@ -288,3 +291,19 @@ def test_kubectl_reads_logs(kubelet, pods):
     assert kubectl("logs", "one") == "a\nb\n"
     assert kubectl("logs", "one", "--tail=1") == "b\n"
     assert "Succeeded" in kubectl("get", "pods")
+
+
+def test_a_process_that_was_reaped_a_moment_ago_can_be_stopped(tmp_path):
+    async def stop() -> None:
+        process = await asyncio.create_subprocess_exec("true", start_new_session=True)
+        give_up = time.monotonic() + 2.0
+        # The loop stands still, so nobody has heard of the exit code yet.
+        while Path(f"/proc/{process.pid}").exists() and time.monotonic() < give_up:
+            time.sleep(0.01)
+        container = Container({"name": "one", "image": "x"}, "", tmp_path / "log", lambda: None)
+        container._process = process
+        assert process.returncode is None
+        await container.stop(0.0)
+        await process.wait()
+
+    asyncio.run(stop())

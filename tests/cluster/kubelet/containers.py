@@ -1,6 +1,7 @@
 """One container of a pod: started, probed, stopped, started again, and what is known of it."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -193,12 +194,15 @@ class Container:
     def _signal(self, number: signal.Signals) -> None:
         pid = self.pid()
         if pid is not None:
-            os.kill(pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def _kill(self) -> None:
         """End the box with everything in it."""
         if self._process is not None and self._process.returncode is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            # It may have ended and been reaped a moment before asyncio tells its exit code.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     async def stop(self, grace_s: float) -> None:
         """preStop, SIGTERM, and SIGKILL when the time is over."""

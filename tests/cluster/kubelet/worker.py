@@ -149,6 +149,7 @@ class Worker:
     def failure(self) -> BaseException | None:
         """What broke in the worker itself."""
         tasks = [self._running, *self._keeping.values()]
+        tasks += [] if self._ending is None else [self._ending]
         done = [task for task in tasks if task.done() and not task.cancelled()]
         return next((e for e in (task.exception() for task in done) if e is not None), None)
 
