@@ -1,10 +1,12 @@
 """One pod on its node: volumes, init containers, sidecars, containers, and its end."""
 
 import asyncio
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import uncurtail
 from tests.cluster.api import Api
 from tests.cluster.controllers import pods
 from tests.cluster.kubelet.box import Box
@@ -17,6 +19,8 @@ from tests.cluster.objects import Json, timestamp, with_condition
 from tests.cluster.refusals import ApiError
 
 _RETRY_S = 0.2
+# What every image has: this interpreter's environment, and the sources that it imports.
+IMAGE = (Path(sys.prefix), Path(uncurtail.__file__).parents[1])
 
 
 @dataclass
@@ -60,6 +64,13 @@ class Worker:
         name = self.pod["spec"].get("hostname") or self.pod["metadata"]["name"]
         mounts = [Mount(self.folder / "hosts", "/etc/hosts", False)]
         mounts += self.volumes.mounts(container.spec)
+        # The image's own programs stay in sight where a volume lies over the checkout, as on /tmp.
+        hidden = [Path(mount.target) for mount in mounts]
+        mounts += [
+            Mount(path, str(path), True)
+            for path in IMAGE
+            if any(path.is_relative_to(target) for target in hidden)
+        ]
         root = self.folder / f"{container.name}.root"
         namespace = self.network.namespaces[self.pod["metadata"]["uid"]]
         return Box(namespace, name[:63], root, mounts)
