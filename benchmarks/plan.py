@@ -249,7 +249,7 @@ def numbers(outcome: Outcome, best: Best | None) -> dict:
     }
     if best is not None:
         body["oracle_g_per_h"] = round(best.emissions_kg * 1000.0 / hours, 3)
-        body["oracle_gap"] = round(best.gap, 4)
+        body["proven_only"] = best.proven_only
     return body
 
 
