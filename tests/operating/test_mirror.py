@@ -4,9 +4,9 @@ from uncurtail.operating.mirror import Mirror
 from uncurtail.operator.observed import Ref, ref_of
 
 
-def thing(name="a", version=1, fed="fed", **labels):
+def thing(name="a", version=1, fed="fed", namespace="ml", **labels):
     owner = {"kind": "Federation", "name": fed, "uid": "u", "controller": True}
-    meta = {"name": name, "namespace": "ml", "resourceVersion": str(version)}
+    meta = {"name": name, "namespace": namespace, "resourceVersion": str(version)}
     return {"metadata": {**meta, "labels": labels, "ownerReferences": [owner] if fed else []}}
 
 
@@ -33,6 +33,15 @@ def test_a_list_takes_away_what_it_lacks_and_names_whose_it_was():
     changed = mirror.replace("Service", [thing("a")], mirror.mark())
     assert changed == {("ml", "other")}
     assert children(mirror) == [Ref("Secret", "c"), Ref("Service", "a")]
+
+
+def test_a_list_of_one_namespace_tells_nothing_of_another():
+    mirror = Mirror()
+    mirror.replace("Pod", [thing("a")], mirror.mark(), "ml")
+    mirror.replace("Pod", [thing("b", namespace="lab")], mirror.mark(), "lab")
+    mirror.replace("Pod", [], mirror.mark(), "lab")
+    assert len(mirror.observed(("ml", "fed")).pods) == 1, "would be stopped without a drain"
+    assert mirror.observed(("lab", "fed")).pods == ()
 
 
 def test_a_list_does_not_undo_what_was_written_while_it_was_on_its_way():

@@ -12,12 +12,12 @@ from uncurtail.operating.reflector import Reflector
 KIND = Kind("Service", "v1", "services")
 
 
-def thing(name, version):
+def thing(name, version, namespace="ml"):
     labels = {"app.kubernetes.io/instance": "fed"}
     return {
         "metadata": {
             "name": name,
-            "namespace": "ml",
+            "namespace": namespace,
             "resourceVersion": str(version),
             "labels": labels,
         }
@@ -56,10 +56,10 @@ class Script:
 
 @pytest.fixture
 def play():
-    def run(*answers, relist_s=600.0):
-        script, mirror = Script(*answers), Mirror()
+    def run(*answers, relist_s=600.0, namespace=None, mirror=None):
+        script, mirror = Script(*answers), mirror or Mirror()
         changed: list[Key] = []
-        made = Reflector(script, KIND, None, mirror, changed.append, relist_s=relist_s)
+        made = Reflector(script, KIND, namespace, mirror, changed.append, relist_s=relist_s)
 
         async def go():
             with pytest.raises(asyncio.CancelledError):
@@ -106,3 +106,10 @@ def test_the_list_is_taken_again_now_and_then(play):
     asked, found, _ = play(([thing("a", 1)], "1"), [], ([], "1"), [], ([], "1"), relist_s=0.0)
     assert asked == ["list", "1", "list", "1", "list", "1"]
     assert found == []
+
+
+def test_two_namespaces_that_are_watched_apart_do_not_take_away_from_each_other(play):
+    mirror = Mirror()
+    play(([thing("a", 1)], "1"), namespace="ml", mirror=mirror)
+    _, found, changed = play(([thing("b", 2, "lab")], "2"), namespace="lab", mirror=mirror)
+    assert (found, changed) == (["a"], [("lab", "fed")])

@@ -36,8 +36,16 @@ class Mirror:
         with self._lock:
             return self._order
 
-    def replace(self, kind: str, things: Iterable[Manifest], since: int) -> set[Key]:
+    def replace(
+        self, kind: str, things: Iterable[Manifest], since: int, namespace: str | None = None
+    ) -> set[Key]:
         """Take a whole list: what it lacks is gone, unless we heard of it after `since`.
+
+        Args:
+            kind: Of the objects.
+            things: Those that the server listed.
+            since: The `mark` from before the list was asked for.
+            namespace: The one that was listed, of which alone it can tell; None for all of them.
 
         Returns:
             The Federations for which something changed.
@@ -45,7 +53,8 @@ class Mirror:
         with self._lock:
             listed = {_place(kind, thing): thing for thing in things}
             changed: set[Key | None] = set()
-            for place in [p for p in self._entries if p[0] == kind]:
+            told = [p for p in self._entries if p[0] == kind and namespace in (None, p[1])]
+            for place in told:
                 entry = self._entries[place]
                 if place not in listed and entry.order <= since:
                     changed.add(self._remove(place))

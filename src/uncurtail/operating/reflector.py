@@ -49,6 +49,7 @@ class Reflector:
     ) -> None:
         self._source = source
         self._kind = kind
+        self._namespace = namespace
         self._path = kind.path(namespace)
         self._mirror = mirror
         self._changed = changed
@@ -72,7 +73,7 @@ class Reflector:
     async def _list(self) -> None:
         since = self._mirror.mark()
         things, version = await self._source.list(self._path, SELECTOR)
-        for key in self._mirror.replace(self._kind.name, things, since):
+        for key in self._mirror.replace(self._kind.name, things, since, self._namespace):
             self._changed(key)
         self._version = version
         self._relist_at = clock.monotonic() + self._relist_s
