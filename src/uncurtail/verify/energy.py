@@ -155,18 +155,17 @@ def _sampled(run: Evidence, segment: Segment) -> tuple[float, str] | None:
     if index < 0:
         return None
     beside_w = run.setup.sites[segment.site].power_beside_w
-    since = _up_since(run.power[segment.site], segment.start)
     stale_s = run.setup.power_stale_after_s
-    watts = counted_w(samples[index], segment.start, stale_s, since, beside_w)
+    up_since = _up_since(run, segment)
+    watts = counted_w(samples[index], segment.start, stale_s, up_since, beside_w)
     return None if watts is None else (watts, samples[index].signal.source)
 
 
-def _up_since(rows: Sequence[PowerRow], t: float) -> float:
-    """When the site last left "released" before `t`, by the power series."""
-    index = bisect_right(rows, t, key=lambda row: row.segment.start) - 1
-    while index >= 0 and rows[index].segment.phase != Phase.RELEASED:
-        index -= 1
-    return rows[index].segment.end if index >= 0 else -math.inf
+def _up_since(run: Evidence, segment: Segment) -> float:
+    """When the site last left "released" before a stretch, by the power series."""
+    rows = run.power[segment.site]
+    index = bisect_right(rows, segment.start, key=lambda row: row.segment.start) - 1
+    return run.up_since[segment.site][index] if index >= 0 else -math.inf
 
 
 def _series_j(run: Evidence, until: float | None) -> ByPhase:

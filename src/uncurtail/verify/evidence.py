@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from uncurtail.core.commit import Commit
 from uncurtail.core.events import Event, RunEnded, iso
-from uncurtail.core.fleet import FleetSection, SiteSection
+from uncurtail.core.fleet import FleetSection, Phase, SiteSection
 from uncurtail.core.leases import Interval
 from uncurtail.core.ledger import Segment
 from uncurtail.core.measured import MODEL
@@ -208,6 +208,17 @@ class Evidence:
         found: dict[str, list[PowerRow]] = {name: [] for name in self.setup.sites}
         for row in self._series("power", POWER, self.folder.read_power):
             found.setdefault(row.segment.site, []).append(row)
+        return found
+
+    @cached_property
+    def up_since(self) -> dict[str, list[float]]:
+        """For each row of `power`, when its site had last left "released"; -inf for never."""
+        found: dict[str, list[float]] = {}
+        for site, rows in self.power.items():
+            since, times = -math.inf, found.setdefault(site, [])
+            for segment in (row.segment for row in rows):
+                since = segment.end if segment.phase == Phase.RELEASED else since
+                times.append(since)
         return found
 
     @cached_property
