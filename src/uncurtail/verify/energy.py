@@ -31,7 +31,7 @@ def energy_adds_up(run: Evidence) -> Finding:
     series = _series_j(run, None)
     problems += _differences("power.csv", series, "SitePhase events", _events_j(run), {})
     until = run.newest.t
-    ledger = _ledger(run)
+    ledger = run.ledger
     committed = {name: tally.energy_j for name, tally in ledger.tallies.items()}
     problems += _differences(
         f"power.csv until version {run.newest.version}",
@@ -51,7 +51,7 @@ def energy_adds_up(run: Evidence) -> Finding:
 def emissions_add_up(run: Evidence) -> Finding:
     """The newest ledger's emissions are power times readings, each held until the next."""
     problems = list(_intensity_problems(run))
-    ledger = _ledger(run)
+    ledger = run.ledger
     again = Ledger(ledger.clean_below_g_per_kwh)
     for site, rows in run.power.items():
         for row in rows:
@@ -78,10 +78,6 @@ def emissions_add_up(run: Evidence) -> Finding:
         f"{total.emissions_g / 1000.0:.3f} kg until the last commit, "
         f"{total.unpriced_j / J_PER_KWH:.3f} kWh of unknown intensity",
     )
-
-
-def _ledger(run: Evidence) -> Ledger:
-    return Ledger.from_json(run.newest.ledger, run.setup.policy.enter_below_g_per_kwh)
 
 
 def _tiling_problems(run: Evidence) -> Iterator[str]:

@@ -15,7 +15,7 @@ from uncurtail.core.commit import Commit
 from uncurtail.core.events import Event, RunEnded, iso
 from uncurtail.core.fleet import FleetSection, Phase, SiteSection
 from uncurtail.core.leases import Interval
-from uncurtail.core.ledger import Segment
+from uncurtail.core.ledger import Ledger, Segment
 from uncurtail.core.measured import MODEL
 from uncurtail.core.orders import StepReport
 from uncurtail.core.policy import PolicySection, read_policy
@@ -148,18 +148,14 @@ class Evidence:
         return self.commits[-1].commit
 
     @cached_property
+    def ledger(self) -> Ledger:
+        """The newest commit's."""
+        return Ledger.from_json(self.newest.ledger, self.setup.policy.enter_below_g_per_kwh)
+
+    @cached_property
     def readings(self) -> dict[str, list[Reading]]:
         """Each site's readings; their times rise."""
-        found: dict[str, list[Reading]] = {name: [] for name in self.setup.sites}
-        for reading in self._series("readings", READINGS, self.folder.read_readings):
-            rows = found.setdefault(reading.site, [])
-            if rows and reading.t <= rows[-1].t:
-                raise EvidenceError(
-                    f"series/readings.csv: the readings of {reading.site} do not rise in time at "
-                    f"{iso(reading.t)}: a line is doubled or out of order; restore the file"
-                )
-            rows.append(reading)
-        return found
+        return self._signal("readings", READINGS, self.folder.read_readings)
 
     @property
     def knows_prices(self) -> bool:
@@ -171,12 +167,12 @@ class Evidence:
     @cached_property
     def prices(self) -> dict[str, list[Reading]]:
         """Each site's price readings; their times rise. None where no price was asked for."""
-        return self._signal("prices", PRICES, self.folder.read_prices)
+        return self._asked_for("prices", PRICES, self.folder.read_prices)
 
     @cached_property
     def watts(self) -> dict[str, list[Reading]]:
         """Each site's measured powers; their times rise. None where nothing was measured."""
-        return self._signal("watts", WATTS, self.folder.read_watts)
+        return self._asked_for("watts", WATTS, self.folder.read_watts)
 
     @cached_property
     def measured(self) -> dict[str, list[Segment]]:
@@ -186,12 +182,17 @@ class Evidence:
             for site, rows in self.power.items()
         }
 
+    def _asked_for(
+        self, name: str, columns: tuple[str, ...], reader: Callable[[], list[Reading]]
+    ) -> dict[str, list[Reading]]:
+        if not self.exists(f"series/{name}.csv"):
+            return {site: [] for site in self.setup.sites}
+        return self._signal(name, columns, reader)
+
     def _signal(
         self, name: str, columns: tuple[str, ...], reader: Callable[[], list[Reading]]
     ) -> dict[str, list[Reading]]:
         found: dict[str, list[Reading]] = {site: [] for site in self.setup.sites}
-        if not self.exists(f"series/{name}.csv"):
-            return found
         for reading in self._series(name, columns, reader):
             rows = found.setdefault(reading.site, [])
             if rows and reading.t <= rows[-1].t:

@@ -25,7 +25,7 @@ def cost_adds_up(run: Evidence) -> Finding:
     if not any(readings.values()) and all(row.price_eur_per_kwh is None for row in rows):
         return Finding(None, "no price was declared or asked for")
     problems = [*_price_problems(run, readings), *_ledger_problems(run)]
-    cost = sum(tally.cost_eur for tally in _ledger(run).tallies.values())
+    cost = sum(tally.cost_eur for tally in run.ledger.tallies.values())
     return judged(problems, f"{cost:.4f} EUR until the last commit")
 
 
@@ -60,7 +60,7 @@ def _differs(reading: Reading, before: Reading | None) -> bool:
 
 
 def _ledger_problems(run: Evidence) -> Iterator[str]:
-    ledger, again = _ledger(run), Ledger(0.0)
+    ledger, again = run.ledger, Ledger(0.0)
     for rows in run.power.values():
         for row in rows:
             segment = row.segment
@@ -81,10 +81,6 @@ def _ledger_problems(run: Evidence) -> Iterator[str]:
 
 def _highest(readings: Sequence[Reading]) -> float:
     return max((abs(reading.value or 0.0) for reading in readings), default=0.0)
-
-
-def _ledger(run: Evidence) -> Ledger:
-    return Ledger.from_json(run.newest.ledger, run.setup.policy.enter_below_g_per_kwh)
 
 
 def _time(reading: Reading) -> float:
