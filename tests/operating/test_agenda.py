@@ -53,7 +53,6 @@ def test_after_a_failure_it_rests_ever_longer_whatever_happens_around_it():
         clock.now += rests[-1]
     assert rests[:4] == [1.0, 2.0, 4.0, 8.0]
     assert rests[-1] == LONGEST_REST_S
-    assert made.resting == 1
     made.mark(B)
     assert {made.take(), made.take()} == {A, B}, "others are not held up"
 
@@ -70,3 +69,16 @@ def test_a_new_spec_ends_the_rest_and_the_server_may_lengthen_it():
     made.mark(A)
     assert made.take() == A
     assert clock.now == 0.0
+
+
+def test_a_new_spec_that_comes_while_the_old_one_fails_does_not_rest_for_it():
+    made, _ = agenda()
+    made.mark(A)
+    made.take()
+    made.mark(A, fresh=True)
+    made.done(A, None, failed=True)
+    assert made.take() == A
+    made.mark(A)
+    made.done(A, None, failed=True)
+    assert made.take() is None
+    assert made.wait_s(1e9) == 1.0, "its own failure is its first"

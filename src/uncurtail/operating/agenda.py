@@ -20,16 +20,18 @@ class Agenda:
         self._now = monotonic
         self._lock = threading.Lock()
         self._due: dict[Key, float] = {}
-        self._running: set[Key] = set()
+        self._running: dict[Key, bool] = {}  # and whether its spec has changed meanwhile
         self._failures: dict[Key, int] = {}
         self._rests_until: dict[Key, float] = {}
 
-    def mark(self, key: Key, in_s: float = 0.0, *, fresh: bool = False) -> None:
+    def mark(self, key: Key, *, fresh: bool = False) -> None:
         """Look at this Federation soon; `fresh` ends its rest: somebody changed its spec."""
         with self._lock:
             if fresh:
                 self._rests_until.pop(key, None)
-            at = max(self._now() + in_s, self._rests_until.get(key, 0.0))
+                if key in self._running:
+                    self._running[key] = True
+            at = max(self._now(), self._rests_until.get(key, 0.0))
             self._due[key] = min(at, self._due.get(key, at))
         self._woken()
 
@@ -37,19 +39,19 @@ class Agenda:
         """The next one that is due and not being worked on."""
         with self._lock:
             now = self._now()
-            ready = [(at, key) for key, at in self._due.items() if at <= now]
-            free = [(at, key) for at, key in ready if key not in self._running]
-            if not free:
+            free = [(at, key) for key, at in self._due.items() if key not in self._running]
+            if not free or min(free)[0] > now:
                 return None
             _, key = min(free)
             del self._due[key]
-            self._running.add(key)
+            self._running[key] = False
             return key
 
     def done(self, key: Key, again_in_s: float | None, *, failed: bool = False) -> None:
         """It was worked on; None never again by itself."""
         with self._lock:
-            self._running.discard(key)
+            # What failed was the spec of before: the new one does not rest for it.
+            failed = not self._running.pop(key, False) and failed
             self._failures[key] = self._failures.get(key, 0) + 1 if failed else 0
             if failed:
                 grown_s = FIRST_REST_S * 2.0 ** min(self._failures[key] - 1, 20)
@@ -71,9 +73,3 @@ class Agenda:
         with self._lock:
             waiting = [at for key, at in self._due.items() if key not in self._running]
             return max(0.0, min([most_s, *(at - self._now() for at in waiting)]))
-
-    @property
-    def resting(self) -> int:
-        """How many rest after a failure."""
-        with self._lock:
-            return sum(1 for count in self._failures.values() if count)
