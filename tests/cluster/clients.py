@@ -1,7 +1,6 @@
 """Two clients for tests: plain HTTP, which shows every byte, and kubectl, which is not ours."""
 
 import json
-import shutil
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Self
 import httpx
 import pytest
 
+from tests.binaries import find
 from tests.cluster.cluster import Cluster
 from tests.cluster.objects import Json
 
@@ -85,26 +85,28 @@ class Rest:
 class Kubectl:
     """The real kubectl against a cluster, with a home of its own."""
 
+    program: str
     kubeconfig: Path
     home: Path
 
     @classmethod
     def of(cls, cluster: Cluster, token: str | None = None, name: str = "admin") -> "Kubectl":
-        if shutil.which("kubectl") is None:
+        program = find("kubectl")
+        if program is None:
             pytest.skip("kubectl is not installed")
-        return cls(cluster.kubeconfig(token, name), cluster.folder)
+        return cls(program, cluster.kubeconfig(token, name), cluster.folder)
 
     def __call__(self, *words: str, sent: Json | None = None, fails: bool = False) -> str:
         """Run it; `sent` is its standard input. What it printed, errors included."""
         text = json.dumps(sent) if sent is not None else None
         done = subprocess.run(
-            ["kubectl", f"--kubeconfig={self.kubeconfig}", "--request-timeout=20s", *words],
+            [self.program, f"--kubeconfig={self.kubeconfig}", "--request-timeout=20s", *words],
             input=text,
             stdin=None if text else subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=45,
-            env={"HOME": str(self.home), "PATH": "/usr/bin:/bin:/usr/local/bin"},
+            env={"HOME": str(self.home)},
             check=False,
         )
         assert (done.returncode != 0) == fails, done.stdout + done.stderr

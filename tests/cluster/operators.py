@@ -8,13 +8,13 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.charts import OPERATOR, rendered
 from tests.cluster.api import Api
 from tests.cluster.clients import Rest
 from tests.cluster.cluster import Cluster
 from tests.cluster.objects import Json
 from tests.cluster.samples import CRDS
 from tests.federation.federations import manifest
-from tests.federation.test_chart import rendered
 from uncurtail.adapters.redis_server import free_port
 from uncurtail.operator.crd import crds
 
@@ -33,11 +33,15 @@ def install(admin: Rest) -> None:
     for crd in crds():
         admin.done(admin.post(CRDS, crd))
     for name in ("ml", "flower-system"):
-        thing = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-        admin.done(admin.post("/api/v1/namespaces", thing))
-    for thing in rendered():
+        make_namespace(admin, name)
+    for thing in rendered(OPERATOR, "flower", "flower-system"):
         if "rbac" in thing["apiVersion"]:
             post(admin, thing)
+
+
+def make_namespace(admin: Rest, name: str) -> None:
+    thing = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+    admin.done(admin.post("/api/v1/namespaces", thing))
 
 
 def post(admin: Rest, thing: Json) -> None:

@@ -93,7 +93,7 @@ def write_of(request: web.Request, target: Target) -> Write:
 
 async def body_of(request: web.Request) -> Any:
     if request.content_type == protobuf.CONTENT_TYPE:
-        return protobuf.eviction(await request.read())
+        return protobuf.decoded(await request.read())
     text = await request.text()
     try:
         return yaml.safe_load(text) if "yaml" in request.content_type else json.loads(text)

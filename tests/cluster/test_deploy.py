@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import uncurtail
+from tests.binaries import find
 from tests.cluster.clients import Kubectl
 from tests.cluster.controllers.pods import is_up
 from tests.cluster.controllers.tokens import AccountTokens
@@ -194,6 +195,32 @@ def desk(cluster, hollow, tmp_path):
         return done.stdout + done.stderr
 
     return run
+
+
+@pytest.mark.skipif(find("helm") is None, reason="helm is not installed")
+@pytest.mark.timeout(120)
+def test_helm_installs_a_run_changes_it_and_takes_it_away(desk, cluster):
+    text = (HERE / "docs/kubernetes.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"```bash\n(helm install three-regions .*?)```", text, re.DOTALL)
+    chart = "deploy/helm/uncurtail"
+    command = command.strip().replace(chart, f"{HERE / chart} --kube-context home")
+    desk(f"{command} --create-namespace")
+
+    def coordinators(api):
+        return [p["metadata"]["uid"] for p in api.list("pods", "uncurtail") if is_up(p)]
+
+    assert cluster.wait_until(coordinators)
+    (first,) = cluster.call(coordinators)
+    (told,) = cluster.call(lambda api: api.list("configmaps", "uncurtail"))
+    assert told["data"]["experiment.toml"] == THREE.read_text(encoding="utf-8")
+
+    desk(command.replace("install", "upgrade", 1) + " --set 'arguments={--set,seed=4}'")
+    assert cluster.wait_until(lambda api: set(coordinators(api)) - {first}), "it goes on in another"
+    desk("helm uninstall three-regions -n uncurtail --kube-context home --wait")
+    left = ["statefulsets", "services", "configmaps", "roles", "rolebindings"]
+    assert {
+        kind for kind in left if cluster.call(lambda api, k=kind: api.list(k, "uncurtail"))
+    } == set()
 
 
 @pytest.mark.timeout(180)

@@ -7,26 +7,23 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.federation.test_chart import render
+from tests.charts import RUN, rendered
 from uncurtail.config import load
 from uncurtail.deploy.chart import template
 from uncurtail.deploy.needs import grace_s
-from uncurtail.deploy.render import Request
-from uncurtail.deploy.render import render as rendered
+from uncurtail.deploy.render import Request, render
 
 HERE = Path(__file__).parents[2]
-CHART = HERE / "deploy/helm/uncurtail"
-TEMPLATE = CHART / "templates/coordinator.yaml"
+TEMPLATE = RUN / "templates/coordinator.yaml"
 THREE = HERE / "experiments/three-regions.toml"
 
 
-def values(**changed):
-    return yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8")) | changed
+def values():
+    return yaml.safe_load((RUN / "values.yaml").read_text(encoding="utf-8"))
 
 
 def installed(**changed):
-    text = TEMPLATE.read_text(encoding="utf-8")
-    return list(yaml.safe_load_all(render(text, values(**changed))))
+    return rendered(RUN, "nights", "ml", **changed)
 
 
 def test_the_template_is_made_from_the_programs_own_parts():
@@ -75,7 +72,7 @@ def test_the_chart_says_what_the_command_says_but_for_names_and_what_may_be_miss
         (found,) = (each for each in documents if each["kind"] == "StatefulSet")
         return found
 
-    assert shape(of(installed())) == shape(of(rendered(Request(THREE)).documents))
+    assert shape(of(installed())) == shape(of(render(Request(THREE)).documents))
 
 
 def test_the_values_give_a_drain_the_time_that_it_takes():

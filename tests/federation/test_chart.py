@@ -1,17 +1,15 @@
 """The Helm chart: rendered it is valid, and it may do what plans do, and no more."""
 
 import importlib.util
-import json
 import re
-from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.charts import OPERATOR, RUN, helm, rendered
 from tests.federation.federations import children, matrix
 
-CHART = Path(__file__).parents[2] / "deploy/helm/uncurtail-operator"
-RELEASE = {"Name": "flower", "Namespace": "flower-system"}
+RELEASE = ("flower", "flower-system")
 PLURALS = {
     "ServiceAccount": ("", "serviceaccounts"),
     "Service": ("", "services"),
@@ -23,32 +21,8 @@ PLURALS = {
 }
 
 
-def render(text, values) -> str:
-    """The two constructs that the chart keeps to; anything else of Helm's language is an error."""
-
-    def one(found):
-        path = found["path"].strip(".").split(".")
-        value = {"Release": RELEASE, "Values": values}
-        for part in path:
-            value = value[part]
-        return json.dumps(value) if found["json"] else str(value)
-
-    done = re.sub(r"\{\{ (?P<json>toJson )?(?P<path>\.(Release|Values)[.\w]+) \}\}", one, text)
-    assert "{{" not in done, "not one of the two constructs"
-    return done
-
-
-def rendered():
-    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
-    return [
-        document
-        for path in sorted((CHART / "templates").iterdir())
-        for document in yaml.safe_load_all(render(path.read_text(encoding="utf-8"), values))
-    ]
-
-
 def of(kind):
-    (found,) = (document for document in rendered() if document["kind"] == kind)
+    (found,) = (each for each in rendered(OPERATOR, *RELEASE) if each["kind"] == kind)
     return found
 
 
@@ -69,13 +43,18 @@ def allowed():
 def test_what_the_chart_installs_is_valid():
     import kubernetes_validate
 
-    for document in rendered():
+    for document in rendered(OPERATOR, *RELEASE):
         kubernetes_validate.validate(document, "1.37", strict=True)
 
 
+@pytest.mark.parametrize("chart", [OPERATOR, RUN], ids=lambda path: path.name)
+def test_helm_finds_nothing_wrong_with_a_chart(chart):
+    assert "0 chart(s) failed" in helm("lint", "--strict", str(chart))
+
+
 def test_every_value_is_used_and_every_used_value_is_given():
-    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
-    text = "".join(path.read_text(encoding="utf-8") for path in (CHART / "templates").iterdir())
+    values = yaml.safe_load((OPERATOR / "values.yaml").read_text(encoding="utf-8"))
+    text = "".join(path.read_text(encoding="utf-8") for path in (OPERATOR / "templates").iterdir())
     assert set(re.findall(r"\.Values\.(\w+)", text)) == set(values)
 
 

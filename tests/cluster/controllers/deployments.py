@@ -128,13 +128,18 @@ def _write_status(api: Api, thing: Json, mark: str) -> None:
     conditions = dig(thing, "status.conditions") or []
     is_available = available >= wanted
     reason = "MinimumReplicasAvailable" if is_available else "MinimumReplicasUnavailable"
+    conditions = with_condition(conditions, "Available", is_available, reason)
+    replicas = sum(_number(s, "replicas") for s in sets)
+    is_done = is_available and updated == replicas == wanted
+    reason = "NewReplicaSetAvailable" if is_done else "ReplicaSetUpdated"
+    conditions = with_condition(conditions, "Progressing", True, reason)
     status = {
         "observedGeneration": thing["metadata"]["generation"],
-        "replicas": sum(_number(s, "replicas") for s in sets),
+        "replicas": replicas,
         "updatedReplicas": updated,
         "readyReplicas": sum(_number(s, "readyReplicas") for s in sets),
         "availableReplicas": available,
         "unavailableReplicas": max(wanted - available, 0),
-        "conditions": with_condition(conditions, "Available", is_available, reason),
+        "conditions": conditions,
     }
     pods.write_status(api, thing, status)
