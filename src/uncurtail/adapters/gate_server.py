@@ -30,6 +30,7 @@ from uncurtail.adapters.gate_bodies import (
     CONSUMED,
     INDEX,
     STATE,
+    WATTS,
     RefusedError,
     Spool,
     as_sent,
@@ -247,9 +248,10 @@ class _Gate:
     async def watts(self, request: Request) -> Response:
         """What a session measured of its power, stamped here: clocks elsewhere may be off."""
         site, session = request.path_params["site"], request.path_params["session"]
-        body = await request.json()
-        said = (float(body["watts"]), str(body["source"]))
-        heard = await run_in_threadpool(self._behind.state.measured, site, session, *said)
+        said = shaped(await small(request), WATTS)
+        heard = await run_in_threadpool(
+            self._behind.state.measured, site, session, said.watts, said.source
+        )
         return Response(status_code=204) if heard else _no(503, "the state server is out of reach")
 
     async def consumed(self, request: Request) -> Response:
