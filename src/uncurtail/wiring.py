@@ -37,7 +37,6 @@ from uncurtail.instruments import OwnSupply
 from uncurtail.loop import Loop, Ports
 from uncurtail.past import Past
 from uncurtail.ports import Forecaster, Post
-from uncurtail.provisioning import provisioner
 from uncurtail.runfolder import Journal, RunFolder
 from uncurtail.sourcing import (
     aged,
@@ -288,6 +287,7 @@ def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
     """The loop of a run, fresh or resumed, over the real world."""
     from uncurtail.lm.data import Corpus
     from uncurtail.merging import UpdateMerger
+    from uncurtail.provisioning import provisioner  # its clouds: for the coordinator alone
 
     endpoints = Endpoints.load(folder)
     start = start_time(config, wall_s)
