@@ -78,6 +78,18 @@ class Endpoints:
         return cls(**json.loads(path.read_text(encoding="utf-8")))
 
 
+def open_run(path: Path) -> RunFolder:
+    """The folder of a run that somebody names.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    folder = RunFolder(path)
+    if not folder.resolved.is_file():
+        raise ConfigError(f"{path} is no run folder: name one below runs/")
+    return folder
+
+
 def read_config(folder: RunFolder) -> Config:
     """The resolved config of a run."""
     text = folder.resolved.read_text(encoding="utf-8")
