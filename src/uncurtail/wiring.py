@@ -37,7 +37,6 @@ from uncurtail.instruments import OwnSupply
 from uncurtail.loop import Loop, Ports
 from uncurtail.past import Past
 from uncurtail.ports import Forecaster, Post
-from uncurtail.provisioning import provisioner
 from uncurtail.runfolder import Journal, RunFolder
 from uncurtail.sourcing import (
     aged,
@@ -77,6 +76,18 @@ class Endpoints:
         """Read what the supervisor wrote."""
         path = folder.private / "endpoints.json"
         return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def open_run(path: Path) -> RunFolder:
+    """The folder of a run that somebody names.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    folder = RunFolder(path)
+    if not folder.resolved.is_file():
+        raise ConfigError(f"{path} is no run folder: name one below runs/")
+    return folder
 
 
 def read_config(folder: RunFolder) -> Config:
@@ -288,6 +299,7 @@ def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
     """The loop of a run, fresh or resumed, over the real world."""
     from uncurtail.lm.data import Corpus
     from uncurtail.merging import UpdateMerger
+    from uncurtail.provisioning import provisioner  # its clouds: for the coordinator alone
 
     endpoints = Endpoints.load(folder)
     start = start_time(config, wall_s)
