@@ -21,7 +21,7 @@ from uncurtail.core.ledger import J_PER_KWH
 from uncurtail.core.microgrid import Carried, Microgrid, MicrogridSection, Own
 from uncurtail.core.policy import Deadline, Span, Threshold, Verdict, View, decide
 from uncurtail.plan.compare import SLOT_S, bound
-from uncurtail.plan.oracle import Problem, SiteCost, solve
+from uncurtail.plan.oracle import Problem, solve
 from uncurtail.plan.simulate import Scenario, simulate
 from uncurtail.report.rundata import RunData
 from uncurtail.verify import verify
@@ -198,11 +198,10 @@ def test_the_oracle_is_below_every_game(name, share):
         if phase in (Phase.TRAINING, Phase.CAPPED)
     )
     assert slots > 10
-    costs = {site: SiteCost(*cost) for site, cost in asked.sites.items()}
     work_s = slots * SLOT_S * (1.0 - share)
     best = solve(
         Problem(
-            costs, asked.traces, T0, 8 * HOUR, work_s, share, microgrids=asked.microgrids
+            asked.sites, asked.traces, T0, 8 * HOUR, work_s, share, microgrids=asked.microgrids
         ),
         10.0,
     )  # fmt: skip

@@ -282,7 +282,7 @@ def bound(own: Scenario, outcome: Outcome, time_limit_wall_s: float) -> Best | N
     if work_s <= 0.0:
         return None
     problem = oracle.Problem(
-        sites={name: oracle.SiteCost(*cost) for name, cost in own.sites.items()},
+        sites=own.sites,
         traces=own.traces,
         start=own.start,
         deadline_s=_slots(own, outcome) * SLOT_S,
