@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from uncurtail.core.capacity import admitted
 from uncurtail.core.ending import Spent
-from uncurtail.core.fleet import Phase
+from uncurtail.core.fleet import STARTS, Phase
 from uncurtail.core.forecasts import Experience, perfect
 from uncurtail.core.microgrid import LOOK_AGAIN_S
 from uncurtail.core.planner import Stand, Work, make_plan
@@ -292,7 +292,7 @@ class _Simulation:
     def _apply(self, site: _Site, verdict: Verdict, now: float) -> bool:
         """Move the site towards its verdict; False when it waits to be admitted."""
         if site.phase is Phase.RELEASED:
-            if verdict not in (Verdict.TRAIN, Verdict.CAPPED, Verdict.READY):
+            if verdict not in STARTS:
                 return True
             if self.scenario.max_sites is not None:
                 return False
