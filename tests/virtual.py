@@ -191,7 +191,7 @@ class Virtual:
             commits=self.store,
             record=self.journal,
             forecaster=wiring.forecaster(self.settings, self.traces or {}, before.began),
-            own=wiring.own_supply(self.settings, self.folder, before),
+            own=wiring.own_supply(self.settings, before),
             prices=sourcing.prices(self.settings, before.metered_until),
             power=self.power(),
         )
