@@ -287,5 +287,6 @@ def test_a_live_price_comes_from_prometheus_and_is_expected_to_last(monkeypatch)
     expected = live.expected("duck", start)
     assert expected is not None
     assert expected.at(start + 1e6) == 0.25
+    assert live.expected("duck", clock.wall() + 7201.0) is None, "as it is counted: declared"
     assert Signal.plausible(EUR, 0.25)
     assert replace(told[0], value=99.0).signal.plausible(99.0) is False

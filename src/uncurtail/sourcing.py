@@ -232,7 +232,7 @@ def prices(config: Config, start: float) -> Prices | None:
         stale_after_s=price.stale_after_s,
         seed=config.seed,
     )
-    live = LivePrices(names, poller, source.signal, start)
+    live = LivePrices(names, poller, source.signal, start, price.stale_s)
     poller.start()
     return live
 

@@ -112,8 +112,8 @@ def simulate(scenario: Scenario) -> Outcome:
     outcome = _Simulation(scenario).run()
     if not isinstance(scenario.policy, Budget) or not _over(scenario.policy, outcome):
         return outcome
-    # Spending only grows with time: halve the time until the second in which the limit is reached.
-    # It grows beyond the last training, too: by what sites draw until they are released.
+    # Halve the time until the second in which the limit is reached, and not paid back by negative
+    # prices; that may lie beyond the last training: sites draw until they are released.
     low, high = scenario.start, max(end for _, _, end in _all_phases(outcome))
     while high - low > 1.0:
         middle = (low + high) / 2.0
