@@ -195,8 +195,8 @@ def test_a_budget_ends_the_game_where_it_is_reached(limit):
     outcome = game(traces, Budget(**limit), train_site_s=40 * HOUR, prices=prices)
     assert not outcome.completed
     energy = outcome.energy
-    assert energy.cost == pytest.approx(0.25 * energy.energy_j / J_PER_KWH)
-    reached = energy.emissions_g / 1000.0 if "max_kg" in limit else energy.cost
+    assert energy.cost_eur == pytest.approx(0.25 * energy.energy_j / J_PER_KWH)
+    reached = energy.emissions_g / 1000.0 if "max_kg" in limit else energy.cost_eur
     assert reached == pytest.approx(next(iter(limit.values())), rel=1e-3)
     assert len(outcome.notes) == 1
     roomy = game(traces, Budget(max_kg=50.0), train_site_s=5 * HOUR, prices=prices)

@@ -175,7 +175,7 @@ def compare(
     if microgrids:
         notes.append("always on: counted without batteries and suns, on the grid alone")
     if costs is not None:
-        paid = (f"{row.name} {row.outcome.energy.cost:.2f} EUR" for row in rows)
+        paid = (f"{row.name} {row.outcome.energy.cost_eur:.2f} EUR" for row in rows)
         notes.append(f"electricity: {', '.join(paid)}")
     ended = [row for row in rows if row.outcome.completed]
     longest = max(ended, key=lambda row: row.outcome.end, default=None)

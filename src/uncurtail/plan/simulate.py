@@ -132,7 +132,7 @@ def _all_phases(outcome: Outcome) -> Iterator[tuple[Phase, float, float]]:
 
 def _over(policy: Budget, outcome: Outcome) -> str | None:
     energy = outcome.energy
-    return Spent(outcome.end, energy.emissions_g / 1000.0, energy.cost).over(policy)
+    return Spent(outcome.end, energy.emissions_g / 1000.0, energy.cost_eur).over(policy)
 
 
 class _Simulation:
