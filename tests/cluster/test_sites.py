@@ -72,8 +72,7 @@ def run(kubelet, pods, operators, tmp_path, monkeypatch):
         "south": [(5, 80), (115, 180)],
         "west": [(5, 70), (110, 180)],
     }
-    pace = {"speed": 60.0, "round_s": 900.0, "max_steps": 100}
-    made = SmallRun(tmp_path / "run", minutes=185, windows=windows, **pace)
+    made = SmallRun(tmp_path / "run", 185, windows, speed=60.0, round_s=900.0, max_steps=100)
     with (made.home / "small.toml").open("a") as file:
         file.write(THIRD)
     yield made
