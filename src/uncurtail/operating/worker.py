@@ -26,6 +26,7 @@ AT_ONCE = 8  # Federations worked on side by side: what each waits for is the AP
 # taken in one go.
 SETTLE_S = 0.2
 IDLE_S = 1.0
+STAND_BY_S = 0.1  # between looks whether we lead, and have listed everything
 
 
 class Worker:
@@ -60,14 +61,17 @@ class Worker:
         try:
             while True:
                 self._woken.clear()
-                if self._leads() and synced():
+                ready = self._leads() and synced()
+                if ready:
                     while len(running) < AT_ONCE and (key := self.agenda.take()) is not None:
                         task = asyncio.create_task(asyncio.to_thread(self.work, key))
                         running.add(task)
                         task.add_done_callback(running.discard)
                 pause_s = IDLE_S if len(running) >= AT_ONCE else self.agenda.wait_s(IDLE_S)
+                # Whoever stands by has much that is due, and nothing to do.
+                least_s = 0.01 if ready else STAND_BY_S
                 try:
-                    async with asyncio.timeout(max(pause_s, 0.01)):
+                    async with asyncio.timeout(max(pause_s, least_s)):
                         await self._woken.wait()
                 except TimeoutError:
                     pass
