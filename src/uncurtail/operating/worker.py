@@ -102,8 +102,8 @@ class Worker:
                 log.warning("%s/%s: %s", *key, outcome.failure)
                 again_in_s = cluster.retry_after_s
             elif outcome is not None and not outcome.plan.finished:
-                acted = bool(outcome.plan.actions)
-                again_in_s = min(SETTLE_S, outcome.wake_s) if acted else outcome.wake_s
+                acted, wake_s = bool(outcome.plan.actions), outcome.plan.wake_s
+                again_in_s = min(SETTLE_S, wake_s) if acted else wake_s
         self.agenda.done(key, again_in_s, failed=failed)
         self._measures.reconciled("failed" if failed else "ok", clock.monotonic() - began)
 
