@@ -3,12 +3,30 @@
 import asyncio
 from typing import cast
 
-from uncurtail.adapters.kubernetes_api import Api
+import pytest
+
+from tests.federation.federations import manifest
+from uncurtail.adapters.kubernetes_api import Api, KubeError
 from uncurtail.operating.measures import Measures
 from uncurtail.operating.mirror import Mirror
 from uncurtail.operating.worker import Worker
 
 KEY = ("ml", "fed")
+
+
+class Failing:
+    """An API that fails at the first write, and takes events."""
+
+    def __init__(self, error):
+        self.error = error
+        self.events = []
+
+    def merge(self, path, patch, manager):
+        raise self.error
+
+    def call(self, method, path, body, **query):
+        self.events.append((body["type"], body["message"]))
+        return body
 
 
 def test_a_stand_by_with_much_that_is_due_does_not_turn_all_the_time():
@@ -30,3 +48,42 @@ def test_a_stand_by_with_much_that_is_due_does_not_turn_all_the_time():
 
     asyncio.run(stand_by())
     assert 1 <= len(turns) <= 10
+
+
+@pytest.mark.parametrize(
+    ("error", "events"),
+    [
+        pytest.param(
+            ZeroDivisionError("by nought"),
+            [
+                (
+                    "Warning",
+                    "a bug, of which the operator's log says more: ZeroDivisionError('by nought')",
+                )
+            ],
+            id="bug",
+        ),
+        pytest.param(
+            KubeError("may not patch (403)", code=403),
+            [("Warning", "may not patch (403)")],
+            id="refused",
+        ),
+        pytest.param(KubeError("overrun (429)", code=429), [], id="soon-over"),
+    ],
+)
+def test_what_fails_is_told_to_the_federation_which_rests(error, events):
+    api = Failing(error)
+
+    async def work():
+        mirror = Mirror()
+        federation = manifest()
+        federation["metadata"]["resourceVersion"] = "1"
+        mirror.take("Federation", federation)
+        worker = Worker(cast(Api, api), mirror, Measures(mirror), lambda: True)
+        worker.agenda.mark(KEY)
+        worker.work(worker.agenda.take() or KEY)
+        assert worker.agenda.take() is None
+        assert worker.agenda.wait_s(60.0) > 0.5
+
+    asyncio.run(work())
+    assert api.events == events

@@ -15,6 +15,7 @@ from uncurtail.operating.kinds import FEDERATION, Key
 from uncurtail.operating.live import FINALIZER, LiveCluster
 from uncurtail.operating.measures import Measures
 from uncurtail.operating.mirror import Mirror
+from uncurtail.operator.actions import Event
 from uncurtail.operator.fields import Manifest
 from uncurtail.operator.observed import is_ending
 from uncurtail.operator.reconcile import Outcome, reconcile
@@ -80,10 +81,11 @@ class Worker:
             await asyncio.gather(*running, return_exceptions=True)
 
     def work(self, key: Key) -> None:
-        """Reconcile one Federation. Never raises."""
+        """Reconcile one Federation. What fails is told, and never stops the others."""
         began = clock.monotonic()
         cluster = LiveCluster(self._api, self._mirror, key)
         again_in_s: float | None = None
+        told: str | None = None  # to the Federation's users, who do not read our log
         try:
             outcome = self._reconcile(cluster, key)
         except KubeError as error:
@@ -92,10 +94,12 @@ class Worker:
             if error.code == 404:
                 self._mirror.forget(FEDERATION.name, *key)
                 failed = False
+            elif not error.transient:
+                told = str(error)
         # A bug must stop neither the operator nor its other Federations.
-        except Exception:
+        except Exception as error:
             log.exception("%s/%s cannot be reconciled", *key)
-            failed = True
+            failed, told = True, f"a bug, of which the operator's log says more: {error!r}"
         else:
             failed = outcome is not None and outcome.failure is not None
             if outcome is not None and outcome.failure is not None:
@@ -106,6 +110,8 @@ class Worker:
                 again_in_s = min(SETTLE_S, wake_s) if acted else wake_s
         self.agenda.done(key, again_in_s, failed=failed)
         self._measures.reconciled("failed" if failed else "ok", clock.monotonic() - began)
+        if told is not None:
+            cluster.report({}, [Event("Warning", "NotReconciled", told)])
 
     def _reconcile(self, cluster: LiveCluster, key: Key) -> Outcome | None:
         federation = self._mirror.federation(key)
