@@ -7,11 +7,35 @@ import pytest
 
 from tests.federation.federations import manifest
 from uncurtail.adapters.kubernetes_api import Api, KubeError
+from uncurtail.operating.live import FINALIZER
 from uncurtail.operating.measures import Measures
 from uncurtail.operating.mirror import Mirror
 from uncurtail.operating.worker import Worker
 
 KEY = ("ml", "fed")
+
+
+def held(mirror, seen, **spec):
+    """A Federation as the server has it."""
+    made = manifest(**spec)
+    made["metadata"] |= {"resourceVersion": str(seen), "finalizers": [FINALIZER]}
+    mirror.take("Federation", made)
+    return made
+
+
+class Edited:
+    """An API at which somebody edits the spec just before the operator writes its status."""
+
+    def __init__(self, edited):
+        self.edited = edited
+
+    def apply(self, path, thing, manager):
+        meta = self.edited["metadata"]
+        answer = {**meta, "resourceVersion": f"{meta['resourceVersion']}0"}
+        return {**self.edited, "metadata": answer, "status": thing["status"]}
+
+    def call(self, method, path, body, **query):
+        return body
 
 
 class Failing:
@@ -76,9 +100,7 @@ def test_what_fails_is_told_to_the_federation_which_rests(error, events):
 
     async def work():
         mirror = Mirror()
-        federation = manifest()
-        federation["metadata"]["resourceVersion"] = "1"
-        mirror.take("Federation", federation)
+        held(mirror, 1)["metadata"]["finalizers"].clear()
         worker = Worker(cast(Api, api), mirror, Measures(mirror), lambda: True)
         worker.agenda.mark(KEY)
         worker.work(worker.agenda.take() or KEY)
@@ -87,3 +109,18 @@ def test_what_fails_is_told_to_the_federation_which_rests(error, events):
 
     asyncio.run(work())
     assert api.events == events
+
+
+def test_a_spec_that_changes_while_the_status_is_written_does_not_wait_for_the_next_look():
+    async def work():
+        mirror = Mirror()
+        held(mirror, 1, version="1.36")  # has no flags: nothing to do but to say so
+        edited = held(Mirror(), 2)
+        edited["metadata"]["generation"] = 2
+        worker = Worker(cast(Api, Edited(edited)), mirror, Measures(mirror), lambda: True)
+        worker.agenda.mark(KEY)
+        worker.work(worker.agenda.take() or KEY)
+        worker.federation_seen("MODIFIED", edited)  # late, and no news
+        assert worker.agenda.take() == KEY
+
+    asyncio.run(work())

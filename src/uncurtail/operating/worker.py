@@ -52,9 +52,7 @@ class Worker:
             return
         before = self._mirror.federation(key)
         if self._mirror.take(name, thing) is not None:
-            generation = thing["metadata"].get("generation")
-            old = (before or {}).get("metadata", {}).get("generation")
-            self.agenda.mark(key, fresh=generation != old)
+            self.agenda.mark(key, fresh=_generation(thing) != _generation(before))
 
     async def run(self, synced: Callable[[], bool]) -> None:
         """Work for ever, once `synced`: a plan over half a view would make things twice."""
@@ -123,6 +121,11 @@ class Worker:
         else:
             federation = cluster.claim(federation)
         outcome = reconcile(cluster, federation, clock.wall())
+        after = self._mirror.federation(key)
+        if after is not None and _generation(after) != _generation(federation):
+            # The answer to our status had a spec that was not planned for; its event, which comes
+            # later, is no news.
+            self.agenda.mark(key, fresh=True)
         for action in outcome.plan.actions:
             log.info("%s/%s: %s", *key, _told(action))
         if outcome.plan.finished and outcome.failure is None:
@@ -131,6 +134,10 @@ class Worker:
 
     def _wake(self) -> None:
         self._loop.call_soon_threadsafe(self._woken.set)
+
+
+def _generation(federation: Manifest | None) -> object:
+    return None if federation is None else federation["metadata"].get("generation")
 
 
 def _told(action: object) -> str:
