@@ -126,8 +126,6 @@ class Worker:
             # The answer to our status had a spec that was not planned for; its event, which comes
             # later, is no news.
             self.agenda.mark(key, fresh=True)
-        for action in outcome.plan.actions:
-            log.info("%s/%s: %s", *key, _told(action))
         if outcome.plan.finished and outcome.failure is None:
             cluster.let_go(federation)
         return outcome
@@ -138,10 +136,3 @@ class Worker:
 
 def _generation(federation: Manifest | None) -> object:
     return None if federation is None else federation["metadata"].get("generation")
-
-
-def _told(action: object) -> str:
-    """An action in a line, without the whole object."""
-    named = getattr(action, "manifest", None)
-    what = f"{named['kind']} {named['metadata']['name']}" if named else str(action)
-    return f"{type(action).__name__.lower()} {what}"
