@@ -1,4 +1,4 @@
-"""One reconciliation: look, plan, carry out, report; whatever fails is said in the status."""
+"""One reconciliation: look, plan, carry out, report; what is refused is said in the status."""
 
 from dataclasses import dataclass
 
