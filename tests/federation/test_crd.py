@@ -7,8 +7,9 @@ import yaml
 
 from tests.federation.admission import MISSING, NEEDS, admitted, holds
 from tests.federation.federations import manifest, matrix, pool
+from uncurtail.deploy.text import as_yaml
 from uncurtail.errors import UserError
-from uncurtail.operator.crd import as_yaml, crds
+from uncurtail.operator.crd import crds
 from uncurtail.operator.rules import NAME_RULES, SPEC_RULES, problems
 from uncurtail.operator.spec import Federation
 

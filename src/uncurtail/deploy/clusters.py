@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from uncurtail.adapters.gate_pass import END_WALL_S
+from uncurtail.adapters.kubernetes_pool import secret_name
 from uncurtail.config import Config
 from uncurtail.core.clouds import KubernetesSite
 from uncurtail.deploy.parts import Name
@@ -13,8 +14,6 @@ from uncurtail.operator.names import API_VERSION, GROUP
 from uncurtail.provisioning import sites_of
 
 RBAC = "rbac.authorization.k8s.io"
-
-
 MARGIN_S = 10  # of a pod's end beyond its session's
 
 
@@ -163,7 +162,7 @@ def _federation(name: Name, places: Sequence[Placed], image: str, end_s: int) ->
 
 def _pool(federation: str, place: Placed) -> Manifest:
     pool = place.machine.pool
-    told = {"secretRef": {"name": f"{federation}-supernode-{pool}-session"}}
+    told = {"secretRef": {"name": secret_name(f"{federation}-supernode-{pool}")}}
     container = {
         "name": "supernode",
         # The operator's arguments follow, and the shell takes no notice of them. --stay: a session
