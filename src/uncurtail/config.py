@@ -7,10 +7,9 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
+from typing import Any, Literal, Self, TypeVar, get_args, get_origin
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     Field,
     ValidationError,
@@ -26,7 +25,7 @@ from uncurtail.core.footprint import FootprintSection
 from uncurtail.core.planner import PlanSection
 from uncurtail.core.policy import KINDS, AnyPolicy, Threshold, counts_money, kind_of
 from uncurtail.core.rounds import RoundsSection
-from uncurtail.core.section import Section
+from uncurtail.core.section import Place, Section
 from uncurtail.energysection import EnergySection
 from uncurtail.errors import UserError
 from uncurtail.lm.sections import DataSection, ModelSection, TrainSection
@@ -55,26 +54,6 @@ class ClockSection(Section):
         elif self.speed != 1.0:
             raise ValueError("speed other than 1 needs a start date: a trace cannot outrun now")
         return self
-
-
-def place(address: str) -> tuple[str, int]:
-    """Host and port of HOST:PORT.
-
-    Raises:
-        ValueError: It is none.
-    """
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ValueError("is no address: write HOST:PORT")
-    return host, int(port)
-
-
-def _is_a_place(address: str) -> str:
-    place(address)
-    return address
-
-
-Place = Annotated[str, AfterValidator(_is_a_place)]
 
 
 class FlowerSection(Section):

@@ -10,9 +10,10 @@ from uncurtail.adapters import children
 from uncurtail.adapters.blobs import UnusableError
 from uncurtail.adapters.certificates import flower_key, session_key
 from uncurtail.adapters.flower_commands import Flower
-from uncurtail.config import Config, ConfigError, place
+from uncurtail.config import Config, ConfigError
 from uncurtail.core import slots
 from uncurtail.core.rounds import member
+from uncurtail.core.section import place
 from uncurtail.lm.sections import ModelSection
 from uncurtail.provisioning import invitation
 from uncurtail.runfolder import RunFolder

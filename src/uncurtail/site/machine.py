@@ -23,9 +23,10 @@ from uncurtail.adapters.blobs import BlobError, UnusableError
 from uncurtail.adapters.gate_client import LockedOutError, NotWantedError
 from uncurtail.adapters.gate_pass import END_WALL_S, PASS_FILE, Pass
 from uncurtail.adapters.processes import leader_command, leader_marks
-from uncurtail.config import Config, place
+from uncurtail.config import Config
 from uncurtail.core.orders import Wanted
 from uncurtail.core.rounds import member
+from uncurtail.core.section import place
 from uncurtail.errors import UserError
 from uncurtail.lm.manifest import MANIFEST_FILE, TOKENIZER_FILE
 from uncurtail.runfolder import RunFolder
