@@ -17,6 +17,7 @@ from uncurtail.operator.fields import (
     VolumeClaim,
     VolumeMount,
 )
+from uncurtail.operator.hardening import Security
 from uncurtail.operator.poolspec import Disruption, Drain, Pool, Port, Retention, Text
 
 Mode = Literal["DaemonSet", "StatefulSet"]
@@ -161,7 +162,7 @@ class FederationSpec(KubeSection):
     drain: Drain = Drain()
     network_policy: Network = Network()
     probes: Probes = Probes()
-    pod_security: Literal["baseline", "restricted"] = Field(
+    pod_security: Security = Field(
         default="baseline",
         description="restricted: no root, no capabilities, a read-only root file system.",
     )
