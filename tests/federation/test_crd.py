@@ -129,6 +129,18 @@ REFUSED = {
     "keys-for-some": manifest(
         pool("a", auth={"secretName": "x"}), pool("b"), insecure=False, tls={"secretName": "t"}
     ),
+    "public-keys-without-tls": manifest(
+        pool(auth={"secretName": "x"}), link={"supernodeKeys": {"configMapName": "k"}}
+    ),
+    "public-keys-alone": manifest(
+        insecure=False, tls={"secretName": "t"}, link={"supernodeKeys": {"configMapName": "k"}}
+    ),
+    "public-keys-nowhere": manifest(
+        pool(auth={"secretName": "x"}),
+        insecure=False,
+        tls={"secretName": "t"},
+        link={"supernodeKeys": {}},
+    ),
     "secret-for-no-superexec": manifest(superexecAuth={"secretName": "x"}),
     "both-budgets": manifest(pool(podDisruptionBudget={"minAvailable": 1, "maxUnavailable": 1})),
     "no-budget": manifest(link={"podDisruptionBudget": {}}),
