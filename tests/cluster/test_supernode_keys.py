@@ -97,14 +97,19 @@ def test_keys_are_registered_again_after_a_restart_and_taken_away(kubelet, pods,
     os.kill(container(kubelet, "fed-superlink-0", "superlink").pid(), signal.SIGKILL)
     for node in NODES:
         until(lambda node=node: counts(f"register {node}\n", "supernode-keys") == 2)
+    # Flower 1.41 may hang at its end when a SuperLink dies in the middle of a handshake.
+    for node in NODES:
+        if (pid := container(kubelet, node, "supernode").pid()) is not None:
+            os.kill(pid, signal.SIGKILL)
     until(lambda: counts(ONLINE, "superlink") >= 2)
     assert container(kubelet, "fed-superlink-0", "supernode-keys").restarts == 0
 
+    online = counts(ONLINE, "superlink")
     before = container(kubelet, NODES[1], "supernode").restarts
     key = {"data": {f"{NODES[1]}.pub": None}}
     pods.done(pods.patch(f"{ML}/configmaps/public-keys", key, MERGE))
     until(lambda: f"unregister {NODES[1]} " in link("supernode-keys"))
     # It ends when it is refused, and is refused again when it tries anew.
     until(lambda: container(kubelet, NODES[1], "supernode").restarts >= before + 2)
-    assert counts(ONLINE, "superlink") == 2, all_logs()
+    assert counts(ONLINE, "superlink") == online, all_logs()
     assert container(kubelet, NODES[0], "supernode").is_ready
