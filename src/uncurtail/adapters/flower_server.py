@@ -6,9 +6,11 @@ measured), so one thread does them all; the tick only reads and writes queues.
 
 import logging
 import queue
+import shlex
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import httpx
@@ -34,9 +36,30 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Coordinate the run whose folder UNCURTAIL_RUN_DIR names."""
-    from uncurtail.coordinator import coordinate
+    from uncurtail.coordinator import coordinate_named
 
-    coordinate(PostOffice(grid))
+    coordinate_named(PostOffice(grid))
+
+
+def carrying(experiment: Path, settings: Sequence[str]) -> ServerApp:
+    """A ServerApp that brings its experiment along: `flwr run` starts, or resumes, a whole run.
+
+    Args:
+        experiment: Its TOML file, beside the shim that calls this.
+        settings: What overrides keys of it, as `--set` does; the run config `set` comes on top.
+    """
+    carrier = ServerApp()
+
+    @carrier.main()
+    def main(grid: Grid, context: Context) -> None:
+        from uncurtail.hosting import Request, host
+
+        config = context.run_config
+        more = shlex.split(str(config["set"]))
+        request = Request(experiment, (*settings, *more), Path(str(config["runs"])))
+        host(PostOffice(grid), request)
+
+    return carrier
 
 
 class PostOffice:
