@@ -1,6 +1,5 @@
 """An experiment as a Flower app: a folder that `flwr run` takes, on any SuperLink of the user's."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -18,27 +17,25 @@ def make_app(experiment: Path, overrides: list[str], folder: Path) -> str:
         ConfigError: The experiment cannot be run so, or the folder holds something else.
     """
     settings = config.load(experiment, overrides)
-    check_hosted(settings)
+    superlink = check_hosted(settings)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not _ours(folder)):
         raise ConfigError(f"{folder} holds something else: name a new folder")
-    carried = [json.dumps(each, ensure_ascii=False) for each in overrides]
-    server = (
-        "site.carrying(\n"
-        f'    site.Path(__file__).with_name("{EXPERIMENT}"),\n'
-        f"    [{', '.join(carried)}],\n"
-        ")"
-    )
     about = f"{settings.name}: trained on power that would otherwise be curtailed"
-    package = write_app(folder, server, {"set": "", "runs": "runs"}, about=about)
+    package = write_app(folder, about, shim(overrides), {"set": "", "runs": "runs"})
     shutil.copyfile(experiment, package / EXPERIMENT)
     return (
-        f"Next: flwr run {folder} CONNECTION, of the SuperLink at {settings.flower.superlink}. Its "
+        f"Next: flwr run {folder} CONNECTION, of the SuperLink at {superlink}. Its "
         "SuperExec starts the run, in a Python that has uncurtail."
     )
 
 
-def check_hosted(settings: Config) -> None:
-    """See that sites can find the SuperLink that runs the app.
+def shim(overrides: list[str]) -> str:
+    """The ServerApp, as its module says it; the experiment lies beside that."""
+    return f"site.carrying(__file__, {EXPERIMENT!r}, {overrides!r})"
+
+
+def check_hosted(settings: Config) -> str:
+    """Where sites find the SuperLink that runs the app.
 
     Raises:
         ConfigError: They are told of none.
@@ -48,6 +45,7 @@ def check_hosted(settings: Config) -> None:
             "flower.superlink is not set, and sites must reach the SuperLink that flwr run uses: "
             "--set flower.superlink=HOST:PORT --set flower.superlink_ca=FILE"
         )
+    return settings.flower.superlink
 
 
 def _ours(folder: Path) -> bool:

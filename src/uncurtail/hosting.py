@@ -6,10 +6,11 @@ ends, the other clears up and ends; the run goes on with the next `flwr run` of 
 """
 
 import os
+import shlex
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,14 @@ class Request:
     experiment: Path
     settings: tuple[str, ...]
     runs: Path
+
+    @classmethod
+    def of(
+        cls, experiment: Path, settings: Iterable[str], given: Mapping[str, object]
+    ) -> "Request":
+        """What an app carries, with what `flwr run --run-config` gives for `set` and `runs`."""
+        more = shlex.split(str(given["set"]))
+        return cls(experiment, (*settings, *more), Path(str(given["runs"])))
 
     def command(self) -> list[str]:
         """How the supervisor of the run that this process coordinates is started."""
@@ -140,7 +149,8 @@ def host(post: PostOffice, request: Request) -> None:
         try:
             coordinate(post, folder)
         except DeposedError as error:
-            clear_up(folder)
+            if children.introduced(folder.private / SUPERVISOR) is None:  # else it is another's run
+                clear_up(folder)
             raise UserError(
                 f"{error}, or flwr run again: it goes on with {folder.run_id}"
             ) from error

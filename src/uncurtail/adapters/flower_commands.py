@@ -132,25 +132,22 @@ class Flower:
             f'address = "{self.address}"\nroot-certificates = {certificate}\n',
             encoding="utf-8",
         )
-        write_app(self.private / "app", "site.app")
+        write_app(self.private / "app", "One run of uncurtail", "site.app", {})
 
 
-def write_app(
-    app: Path, server: str, config: Mapping[str, str] | None = None, *, about: str = ""
-) -> Path:
+def write_app(app: Path, about: str, server: str, config: Mapping[str, str]) -> Path:
     """Write a Flower app, a shim that imports the installed package; where its modules are.
 
     Args:
         app: The folder; what else is in there stays.
-        server: The ServerApp, as the shim says it: `site` is `adapters.flower_server`.
-        config: What `flwr run --run-config` may set, and to what it is set without that.
         about: What the app is, for people.
+        server: The ServerApp, as the shim says it: `site` is `adapters.flower_server`.
+        config: What `flwr run --run-config` may set, and what it is set to without that.
     """
     package = app / APP_PACKAGE
     package.mkdir(parents=True, exist_ok=True)
-    settings = "".join(f"{key} = {_quoted(value)}\n" for key, value in (config or {}).items())
-    description = f"description = {_quoted(about)}\n" if about else ""
-    project = _APP_PROJECT.format(description=description, config=settings)
+    settings = "".join(f"{key} = {_quoted(value)}\n" for key, value in config.items())
+    project = _APP_PROJECT.format(description=_quoted(about), config=settings)
     (app / "pyproject.toml").write_text(project, encoding="utf-8")
     (package / "__init__.py").write_text('"""The Flower app of uncurtail."""\n')
     parts = (("server", "flower_server", server), ("client", "flower_client", "site.app"))
@@ -175,7 +172,8 @@ build-backend = "hatchling.build"
 [project]
 name = "uncurtail-app"
 version = "1.0.0"
-{{description}}license = "Apache-2.0"
+description = {{description}}
+license = "Apache-2.0"
 dependencies = []
 
 [tool.hatch.build.targets.wheel]

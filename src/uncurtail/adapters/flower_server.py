@@ -6,7 +6,6 @@ measured), so one thread does them all; the tick only reads and writes queues.
 
 import logging
 import queue
-import shlex
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -41,11 +40,12 @@ def main(grid: Grid, context: Context) -> None:
     coordinate_named(PostOffice(grid))
 
 
-def carrying(experiment: Path, settings: Sequence[str]) -> ServerApp:
+def carrying(shim: str, experiment: str, settings: Sequence[str]) -> ServerApp:
     """A ServerApp that brings its experiment along: `flwr run` starts, or resumes, a whole run.
 
     Args:
-        experiment: Its TOML file, beside the shim that calls this.
+        shim: The module that calls this, a file.
+        experiment: The name of the TOML file beside it.
         settings: What overrides keys of it, as `--set` does; the run config `set` comes on top.
     """
     carrier = ServerApp()
@@ -54,10 +54,8 @@ def carrying(experiment: Path, settings: Sequence[str]) -> ServerApp:
     def main(grid: Grid, context: Context) -> None:
         from uncurtail.hosting import Request, host
 
-        config = context.run_config
-        more = shlex.split(str(config["set"]))
-        request = Request(experiment, (*settings, *more), Path(str(config["runs"])))
-        host(PostOffice(grid), request)
+        path = Path(shim).with_name(experiment)
+        host(PostOffice(grid), Request.of(path, settings, context.run_config))
 
     return carrier
 
