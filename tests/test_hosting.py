@@ -18,7 +18,11 @@ def attendant(program: str) -> Attendant:
 
 
 def test_what_the_supervisor_says_is_said_to_the_last_line(capsys):
-    child = attendant("print('Run folder: ☃  '); import sys; sys.stderr.write('done\\n')")
+    # Longer than a look takes: a line may come in pieces.
+    child = attendant(
+        "import sys, time; print('Run', end=' '); time.sleep(0.6); print('folder: ☃  ');"
+        "time.sleep(0.3); sys.stderr.write('done\\n')"
+    )
     with child.speaking():
         child.ended()
     assert capsys.readouterr().out == "Run folder: ☃\ndone\n"

@@ -124,12 +124,12 @@ def test_a_run_that_flwr_started_survives_its_serverapp_and_its_supervisor(feder
     assert federation.status(first) == "running", "the one that was there is not disturbed"
 
     kill(run.coordinator())
-    federation.until(lambda: federation.left() == [])
+    federation.until(lambda: federation.left() == [], 30)  # sites alone would stay for 60 s
     second = federation.start()
     federation.until(lambda: trains(2))
 
     kill(federation.supervisor())
-    federation.until(lambda: federation.left() == [])
+    federation.until(lambda: federation.left() == [], 30)  # sites alone would stay for 60 s
     federation.until(lambda: federation.status(second) == "finished:failed")
     assert "the supervisor is gone" in federation.log(second)
 
