@@ -11,11 +11,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import exalsius_api_client as models
+
+from tests.scripted import listening, take
 
 TOKEN = "a-secret-token"
 
@@ -83,14 +85,7 @@ class ExalsiusServer:
         return sum(what in request for request in self.requests)
 
     def take_fault(self, request: str) -> Fault | None:
-        for fault in self.faults:
-            if fault.where in request:
-                if fault.times is not None:
-                    fault.times -= 1
-                    if not fault.times:
-                        self.faults.remove(fault)
-                return fault
-        return None
+        return take(self.faults, lambda fault: fault.where in request)
 
     def answer(self, method: str, path: str, query: dict[str, str], body: str) -> tuple[int, Any]:
         if (method, path) == ("GET", "/nodes"):
@@ -193,29 +188,13 @@ def _cluster(name: str) -> dict[str, Any]:
 def serving(**options: Any) -> Iterator[ExalsiusServer]:
     exalsius = ExalsiusServer(**options)
 
-    class Handler(_Handler):
-        pass
-
-    Handler.exalsius = exalsius
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    exalsius.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    try:
+    with listening(_Handler, exalsius.go_on, exalsius=exalsius) as port:
+        exalsius.url = f"http://127.0.0.1:{port}/v1"
         yield exalsius
-    finally:
-        exalsius.go_on.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 class _Handler(BaseHTTPRequestHandler):
     exalsius: ExalsiusServer
-
-    def log_message(self, *args: object) -> None:
-        pass
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)

@@ -10,8 +10,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import unquote, urlsplit
+
+from tests.scripted import listening, take
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPO = "someone/some-text"
@@ -62,45 +64,21 @@ class Hub:
         return [r for r in self.requests if r.path.startswith("/storage/") or REPO in r.path]
 
     def take_fault(self, where: str, name: str) -> Fault | None:
-        for fault in self.faults:
-            if fault.where == where and fault.name in name:
-                if fault.times is not None:
-                    fault.times -= 1
-                    if not fault.times:
-                        self.faults.remove(fault)
-                return fault
-        return None
+        return take(self.faults, lambda fault: fault.where == where and fault.name in name)
 
 
 @contextmanager
 def serving(files: dict[str, bytes]) -> Iterator[Hub]:
     hub = Hub(files)
 
-    class Handler(_Handler):
-        pass
-
-    Handler.hub = hub
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    port = server.server_address[1]
-    hub.endpoint, hub.storage = f"http://127.0.0.1:{port}", f"http://localhost:{port}"
-    try:
+    with listening(_Handler, hub.go_on, hub=hub) as port:
+        hub.endpoint, hub.storage = f"http://127.0.0.1:{port}", f"http://localhost:{port}"
         yield hub
-    finally:
-        hub.go_on.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: Hub
-
-    def log_message(self, *args: object) -> None:
-        pass
 
     def do_HEAD(self) -> None:
         self._serve()

@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from tests.scripted import listening, take
 from uncurtail.core.events import iso, unix
 
 USER, PASSWORD, TOKEN = "someone", "a-secret-word", "a-secret-token"
@@ -72,14 +73,7 @@ class SignalServer:
         return [request for request in self.requests if request.path == path]
 
     def take_fault(self, path: str) -> Fault | None:
-        for fault in self.faults:
-            if fault.where in path:
-                if fault.times is not None:
-                    fault.times -= 1
-                    if not fault.times:
-                        self.faults.remove(fault)
-                return fault
-        return None
+        return take(self.faults, lambda fault: fault.where in path)
 
     def answer(self, request: Request) -> tuple[int, Any]:
         path, query = request.path, request.query
@@ -197,30 +191,14 @@ def _success(kind: str, rows: list[Any]) -> dict[str, Any]:
 def serving(**options: Any) -> Iterator[SignalServer]:
     signals = SignalServer(**options)
 
-    class Handler(_Handler):
-        pass
-
-    Handler.signals = signals
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    signals.url = f"http://127.0.0.1:{server.server_address[1]}"
-    try:
+    with listening(_Handler, signals.go_on, signals=signals) as port:
+        signals.url = f"http://127.0.0.1:{port}"
         yield signals
-    finally:
-        signals.go_on.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     signals: SignalServer
-
-    def log_message(self, *args: object) -> None:
-        pass
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)

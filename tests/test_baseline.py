@@ -15,12 +15,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from uncurtail import baseline
 from uncurtail.baseline import Limit, intervals, run_baseline
 from uncurtail.config import ConfigError
 from uncurtail.datanote import noted_data
 from uncurtail.evaluating import Request, evaluate
 from uncurtail.exporting import sample_text
 from uncurtail.lm.checkpoint import decode_weights
+from uncurtail.lm.ranks import Ranks
 from uncurtail.lm.sections import ModelSection
 from uncurtail.lm.trainer import initial_weights
 from uncurtail.modelsource import Source
@@ -262,6 +264,25 @@ def test_a_disk_without_room_is_one_line_and_costs_what_was_not_saved(experiment
     assert (out / "weights.safetensors").read_bytes() == (
         whole / "weights.safetensors"
     ).read_bytes()
+
+
+class Follower:
+    """The trainer of a rank that cannot read its data."""
+
+    def follow(self):
+        raise OSError("no data")
+
+    def dismiss(self):
+        raise AssertionError("it would wait for a word, and the others for its gradients")
+
+
+def test_a_rank_that_fails_alone_ends_at_once(experiment, tmp_path, monkeypatch):
+    second = Ranks()
+    second.rank = 1
+    monkeypatch.setattr(Ranks, "join", lambda _: second)
+    monkeypatch.setattr(baseline, "_trainer", lambda *_: (Follower(), 1))
+    with pytest.raises(OSError, match="no data"):
+        run(experiment, tmp_path / "out")
 
 
 def test_a_corpus_below_one_step_is_refused(experiment, tmp_path):

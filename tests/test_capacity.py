@@ -2,11 +2,12 @@
 
 import json
 import shutil
+from functools import partial
 from typing import Any
 
-import numpy as np
 import pytest
 
+from tests.published import published
 from tests.virtual import START, Virtual, experiment
 from uncurtail import config as configuration
 from uncurtail import wiring
@@ -15,7 +16,6 @@ from uncurtail.core.capacity import admitted
 from uncurtail.core.events import SitePhase, SiteProvisioned, SiteReleased, iso, unix
 from uncurtail.core.fleet import Phase, SiteState, kept_out
 from uncurtail.core.policy import Verdict
-from uncurtail.core.signals import Trace
 from uncurtail.plan.compare import scenario, variants
 from uncurtail.plan.simulate import Scenario, simulate
 from uncurtail.runfolder import RunFolder
@@ -58,13 +58,7 @@ def test_a_site_that_cannot_start_now_keeps_nobody_out_and_one_that_lingers_on_d
     assert kept_out(wanted, states, {}, (None, 100.0)) == frozenset()
 
 
-def trace(*rows):
-    """Rows of (hour, g/kWh), told again every five minutes as a source does."""
-    times = np.arange(T0, T0 + 24 * HOUR, 300.0)
-    hours = [T0 + hour * HOUR for hour, _ in rows]
-    at = np.searchsorted(hours, times, side="right") - 1
-    values = np.array([float(rows[index][1]) for index in at])
-    return Trace(times, values, T0 + 24 * HOUR)
+trace = partial(published, T0)
 
 
 # b opens beside a and is cleaner; c waits for a; a's second window finds two up.

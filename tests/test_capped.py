@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
+from tests.published import published
 from tests.virtual import START, TOKENS_PER_STEP, Virtual, experiment
 from uncurtail import config as configuration
 from uncurtail.config import ConfigError
@@ -41,7 +43,7 @@ from uncurtail.core.policy import (
     uncapped,
     window,
 )
-from uncurtail.core.signals import Reading, Trace
+from uncurtail.core.signals import Reading
 from uncurtail.plan.compare import bound, compare
 from uncurtail.plan.simulate import Scenario, simulate
 from uncurtail.report.gantt import draw_windows
@@ -59,12 +61,7 @@ CAPS = Threshold(cap_below_g_per_kwh=200.0)
 NOW = 1_000_000.0
 
 
-def trace(*steps, end_h=24.0) -> Trace:
-    """(hours from T0, g/kWh) each holding until the next; published again every five minutes."""
-    hours, values = (np.array(column, dtype=float) for column in zip(*steps, strict=True))
-    times = T0 + np.arange(0.0, end_h * HOUR, 300.0)
-    at = np.searchsorted(T0 + hours * HOUR, times, side="right") - 1
-    return Trace(times, values[at], T0 + end_h * HOUR)
+trace = partial(published, T0)
 
 
 # -- the policy --

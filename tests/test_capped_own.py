@@ -1,6 +1,5 @@
 """Capped sites with batteries and suns: what own power carries, at which power; it adds up."""
 
-import csv
 import json
 import math
 from dataclasses import replace
@@ -11,7 +10,7 @@ import pandas as pd  # type: ignore[import-untyped]
 import pytest
 
 from tests.test_capped import CAPPED_W, CAPS, HOUR, NODE, SPEED, T0, trace
-from tests.virtual import TOKENS_PER_STEP, Virtual, experiment
+from tests.virtual import TOKENS_PER_STEP, Virtual, experiment, rewrite_power
 from uncurtail import config as configuration
 from uncurtail import wiring
 from uncurtail.core.carried import carried
@@ -21,7 +20,7 @@ from uncurtail.core.ledger import J_PER_KWH
 from uncurtail.core.microgrid import Carried, Microgrid, MicrogridSection, Own
 from uncurtail.core.policy import Deadline, Span, Threshold, Verdict, View, decide
 from uncurtail.plan.compare import SLOT_S, bound
-from uncurtail.plan.oracle import Problem, SiteCost, solve
+from uncurtail.plan.oracle import Problem, solve
 from uncurtail.plan.simulate import Scenario, simulate
 from uncurtail.report.rundata import RunData
 from uncurtail.verify import verify
@@ -198,11 +197,10 @@ def test_the_oracle_is_below_every_game(name, share):
         if phase in (Phase.TRAINING, Phase.CAPPED)
     )
     assert slots > 10
-    costs = {site: SiteCost(*cost) for site, cost in asked.sites.items()}
     work_s = slots * SLOT_S * (1.0 - share)
     best = solve(
         Problem(
-            costs, asked.traces, T0, 8 * HOUR, work_s, share, microgrids=asked.microgrids
+            asked.sites, asked.traces, T0, 8 * HOUR, work_s, share, microgrids=asked.microgrids
         ),
         10.0,
     )  # fmt: skip
@@ -256,18 +254,6 @@ def played(tmp_path, values, microgrid, hours=6.0, restarts=(), policy=None) -> 
 
 def failing(virtual) -> dict[str, str]:
     return {c.name: c.detail for c in verify(virtual.folder) if c.passed is False}
-
-
-def rewrite(virtual, change) -> None:
-    """Change the rows of power.csv."""
-    path = virtual.folder.series / "power.csv"
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    change(rows)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def phases(virtual) -> list[str]:
@@ -347,7 +333,7 @@ def test_the_step_under_way_is_finished_with_the_grid_s_help_and_no_other(
         rows.insert(index, rows[index] | full | {"solar_w": "1500"})
         rows[index + 1] |= {"start": change}
 
-    rewrite(virtual, later)
+    rewrite_power(virtual.folder, later)
     failed = failing(virtual)
     assert ("only-in-windows" not in failed) is ("known-power" not in failed) is passes
 
@@ -369,7 +355,7 @@ def test_capped_training_on_the_grid_beyond_a_window_fails_though_there_is_a_bat
         for row in rows:
             row["battery_w"], row["grid_power_w"] = "0", row["power_w"]
 
-    rewrite(virtual, swap)
+    rewrite_power(virtual.folder, swap)
     failed = failing(virtual)
     assert {"only-in-windows", "own-power"} <= failed.keys()
     assert "trains capped outside its windows" in failed["only-in-windows"]
@@ -383,7 +369,7 @@ def test_full_power_where_only_capped_power_was_carried_fails(tmp_path):
             if row["phase"] == "capped":
                 row |= {"phase": "training", "power_w": "2024", "grid_power_w": "724"}
 
-    rewrite(virtual, raised)
+    rewrite_power(virtual.folder, raised)
     failed = failing(virtual)
     assert any("trains on unknown power" in told for told in failed.values())
     assert "trains outside its windows" in failed["only-in-windows"]

@@ -52,6 +52,13 @@ def test_a_small_experiment_is_completed_by_defaults(experiment):
     assert config.sites["duck"].train_power_w == 2024.0
 
 
+@pytest.mark.parametrize("key", ["gate.address", "flower.superlink"])
+@pytest.mark.parametrize("address", ["train.example", "train.example:", ":8443", "train.example:0"])
+def test_an_address_that_is_none_is_told_by_its_key(experiment, key, address):
+    said = refusal(experiment, f"{key}={address}")
+    assert said == f"{experiment}: {key} = {address!r}: is no address: write HOST:PORT"
+
+
 def test_a_config_cannot_be_changed():
     config = parse(BODY, "test")
     with pytest.raises(ValueError, match="frozen"):

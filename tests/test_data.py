@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from uncurtail.datanote import note_data, noted_data
 from uncurtail.errors import UserError
 from uncurtail.lm import data
 from uncurtail.lm import prepare as preparing
@@ -107,6 +108,14 @@ def test_whole_data_needs_no_lock(folder, tmp_path):
     (copy / "manifest.json").unlink()
     with pytest.raises(UserError, match="name another folder"):
         prepare(DATA, MODEL, copy)
+
+
+def test_a_note_of_the_data_that_cannot_be_read_is_written_anew(folder, tmp_path):
+    (tmp_path / "data.json").write_text('{"folder": ')
+    with pytest.raises(UserError, match="names no data: --resume it"):
+        noted_data(tmp_path)
+    note_data(tmp_path, folder)
+    assert noted_data(tmp_path) == folder
 
 
 def test_two_that_prepare_one_folder_at_once_both_get_it(tmp_path):

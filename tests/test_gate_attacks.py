@@ -156,6 +156,32 @@ def test_a_row_of_another_shape_is_on_no_record(door, row):
     assert list((door.folder / "sites" / "oslo").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"watts": "812", "source": "nvml"}',
+        b'{"watts": NaN, "source": "nvml"}',
+        b'{"watts": 812, "source": "a guess"}',
+        b'{"watts": 812, "source": "nvml", "more": 1}',
+        b"[" * 100_000,
+    ],
+    ids=lambda body: str(body[:40]),
+)
+def test_a_power_of_another_shape_is_not_counted(door, body):
+    answer = door.call("POST", "/site/oslo/2/watts", content=body)
+    assert answer.status_code == 400
+    assert door.plane.watts == []
+
+
+def test_no_word_on_power_is_gathered_in_memory_without_end(door):
+    headers = {"content-length": str(10**12)}
+    answer = door.call("POST", "/site/oslo/2/watts", content=b"", headers=headers)
+    assert answer.status_code == 413
+
+
 def test_what_is_larger_than_any_model_is_turned_away_before_it_is_read(door):
     headers = {"content-length": str(10**12)}
     for path in ("2/updates/3/1", f"snapshot/{STATE}"):

@@ -41,7 +41,9 @@ def test_a_site_by_hand():
         unpriced_j=3.6e6,
         uncosted_j=10.8e6,
     )
-    assert ledger.tallies["a", "idle"] == Tally(0.5 * HOUR, 0.36e6, 10.0, uncosted_j=0.36e6)
+    assert ledger.tallies["a", "idle"] == Tally(
+        duration_s=0.5 * HOUR, energy_j=0.36e6, emissions_g=10.0, uncosted_j=0.36e6
+    )
     assert ledger.total(site="a").energy_j == pytest.approx(11.16e6)
     assert ledger.total(phase="training").duration_s == 4 * HOUR
     assert ledger.total(site="b", phase="training").clean_j == pytest.approx(1.8e6)

@@ -17,9 +17,8 @@ from uncurtail.core.microgrid import (
     Mode,
     Own,
     carried_until,
-    pays_s,
 )
-from uncurtail.core.policy import Costs, Threshold, Verdict, View, decide
+from uncurtail.core.policy import Costs, Threshold, Verdict, View, decide, pays_s
 from uncurtail.core.signals import Trace
 from uncurtail.core.solar import sunshine
 
@@ -218,7 +217,7 @@ def test_it_must_promise_much_to_be_counted_on_and_then_carries_to_its_end():
 
 def test_a_start_must_pay():
     """300 s at 468 W against 3 % of 2,024 W: 43 minutes of training, as in `lookahead`."""
-    needed_s = pays_s(BATTERY, (300.0, 468.0), 2024.0)
+    needed_s = pays_s(BATTERY.start_share, COSTS, 2024.0)
     assert needed_s == pytest.approx(300.0 + 300.0 * 468.0 / (0.03 * 2024.0))
     assert carry(needed_s - 1.0, needed_s) is None
     assert carry(needed_s - 1.0, needed_s, before=True) is None, "a start is a start"

@@ -17,16 +17,16 @@ from tests.paperdata import FOLDER, needs_paper
 from uncurtail.adapters.traces import load_csv
 from uncurtail.core.grids import synthetic
 from uncurtail.core.ledger import emissions_g
-from uncurtail.core.policy import Capped
+from uncurtail.core.policy import Capped, Costs
 from uncurtail.core.signals import Trace
 from uncurtail.plan import oracle
-from uncurtail.plan.oracle import Bound, Problem, SiteCost, floor_kg, solve
+from uncurtail.plan.oracle import Bound, Problem, floor_kg, solve
 from uncurtail.plan.program import slot_means
 
 NAN = math.nan
 SLOT = 300.0
 START = 1_768_150_800.0
-COST = SiteCost(2024.0, 468.0, 468.0, SLOT)
+COST = Costs(2024.0, 468.0, 468.0, SLOT)
 KG_PER_W_SLOT = SLOT / 3.6e9  # times gCO2/kWh
 
 
@@ -140,7 +140,7 @@ intensity = st.one_of(st.integers(0, 800).map(float), st.just(NAN))
     max_sites=st.sampled_from([None, 1]),
 )
 def test_nothing_beats_it_and_it_exists(rows, lead, needed, overhead, max_sites):
-    cost = SiteCost(2024.0, 468.0, 468.0, lead * SLOT)
+    cost = Costs(2024.0, 468.0, 468.0, lead * SLOT)
     named = {"a": rows[0], "b": rows[1]}
     task = problem(named, needed, cost=cost, overhead_share=overhead, max_sites=max_sites)
     bound = solve(task)
@@ -165,7 +165,7 @@ def test_nothing_beats_it_and_it_exists(rows, lead, needed, overhead, max_sites)
 def test_nothing_beats_it_where_sites_can_be_capped_and_it_exists(
     rows, lead, needed, overhead, max_sites, capped
 ):
-    cost = SiteCost(2024.0, 468.0, 468.0, lead * SLOT, Capped(*capped))
+    cost = Costs(2024.0, 468.0, 468.0, lead * SLOT, Capped(*capped))
     named = {"a": rows[0], "b": rows[1]}
     task = problem(named, needed, cost=cost, overhead_share=overhead, max_sites=max_sites)
     bound = solve(task)
@@ -183,7 +183,7 @@ def test_a_fleet_of_which_one_site_can_be_capped_has_that_choice_there_alone():
     """Four slots capped at half the speed do two slots' work, here at a quarter of the power."""
     values = {"a": [100.0] * 5, "b": [100.0] * 5}
     task = problem(values, 2.0)
-    one = replace(COST, capped=Capped(506.0, 0.5))
+    one = COST._replace(capped=Capped(506.0, 0.5))
     mixed = replace(task, sites={"a": one, "b": COST})
     bound = solve(mixed)
     assert bound is not None
@@ -327,7 +327,7 @@ def test_unknown_power_is_never_used_however_cheap_the_neighbours():
 
 
 def test_a_short_dirty_gap_is_idled_through_and_a_long_one_is_not():
-    cost = SiteCost(2000.0, 100.0, 1000.0, SLOT)
+    cost = Costs(2000.0, 100.0, 1000.0, SLOT)
     short = solve(problem({"a": [50.0] * 4 + [400.0] + [50.0] * 4}, 7, cost=cost))
     long = solve(problem({"a": [50.0] * 4 + [400.0] * 9 + [50.0] * 4}, 6, cost=cost))
     assert short is not None
@@ -338,7 +338,7 @@ def test_a_short_dirty_gap_is_idled_through_and_a_long_one_is_not():
 
 
 def test_a_start_that_ends_within_a_slot_pays_its_part_of_it():
-    cost = SiteCost(2000.0, 500.0, 600.0, 1.5 * SLOT)
+    cost = Costs(2000.0, 500.0, 600.0, 1.5 * SLOT)
     bound = solve(problem({"a": [100.0, 200.0, 0.0]}, 1, cost=cost))
     assert bound is not None
     assert bound.emissions_kg == pytest.approx((600 * 200 + 0.5 * 600 * 100) * KG_PER_W_SLOT)

@@ -12,12 +12,12 @@ from uncurtail.core.policy import Costs, Threshold
 from uncurtail.core.signals import Trace
 from uncurtail.core.solar import sunshine
 from uncurtail.plan import oracle
-from uncurtail.plan.oracle import Problem, SiteCost, solve
+from uncurtail.plan.oracle import Problem, solve
 from uncurtail.plan.simulate import Scenario, simulate
 
 SLOT = 300.0
 START = 1_784_851_200.0
-COST = SiteCost(2024.0, 468.0, 468.0, SLOT)
+COST = Costs(2024.0, 468.0, 468.0, SLOT)
 NAN = math.nan
 # A battery that holds 1 kWh above its least, and gives it as fast as anybody wants.
 KWH = MicrogridSection(
@@ -119,10 +119,9 @@ def test_no_game_on_own_power_emits_less(seed):
         "duck": Microgrid(MicrogridSection(battery_wh=4000.0, solar_peak_w=5000.0), sun),
         "windy": Microgrid(MicrogridSection(battery_wh=9000.0, charge_from_curtailed=True)),
     }
-    node = Costs(2024.0, 468.0, 468.0, SLOT)
     game = Scenario(
         policy=Threshold(),
-        sites=dict.fromkeys(traces, node),
+        sites=dict.fromkeys(traces, COST),
         traces=traces,
         start=START,
         until=START + hours * 3600.0,

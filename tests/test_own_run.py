@@ -1,6 +1,5 @@
 """Runs on batteries and suns: the real loop with Vessim's battery, verified and counted again."""
 
-import csv
 import io
 import math
 import shutil
@@ -14,7 +13,7 @@ import vessim
 from rich.console import Console
 from vessim.metrics import GridImportEmissions
 
-from tests.virtual import START, Virtual, experiment
+from tests.virtual import START, Virtual, experiment, rewrite_power
 from uncurtail import wiring
 from uncurtail.config import Config, ConfigError
 from uncurtail.core.events import unix
@@ -230,17 +229,6 @@ def test_a_site_does_not_flap_through_a_day_of_clouds(run):
 # -- mutations --
 
 
-def rows_of(folder: RunFolder, change: Callable[[list[dict[str, str]]], None]) -> None:
-    path = folder.series / "power.csv"
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    change(rows)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def of(rows, site, column, least=100.0, phase="training"):
     """The first row of a phase in which there is more than so much of this."""
     return next(
@@ -296,7 +284,7 @@ MUTATIONS = [
 @pytest.mark.parametrize(("change", "broken", "said"), MUTATIONS)
 def test_a_changed_row_fails_by_name(tmp_path, run, change, broken, said):
     folder = RunFolder(shutil.copytree(run.path, tmp_path / run.path.name))
-    rows_of(folder, change)
+    rewrite_power(folder, change)
     assert broken in failing(folder)
     assert said in {check.name: check.detail for check in verify(folder)}[broken]
 
@@ -309,7 +297,7 @@ def test_training_on_the_grid_beyond_a_window_fails_though_there_is_a_battery(tm
             if row["site"] == "windy":
                 row["battery_w"], row["grid_power_w"] = "0", row["power_w"]
 
-    rows_of(folder, swap)
+    rewrite_power(folder, swap)
     assert {"only-in-windows", "own-power"} <= failing(folder)
 
 

@@ -2,12 +2,14 @@
 
 import itertools
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.published import published
 from uncurtail.core.forecasts import perfect
 from uncurtail.core.ledger import J_PER_KWH
 from uncurtail.core.planner import Plan, Stand, Work, left_site_s, make_plan
@@ -189,11 +191,7 @@ def test_no_more_sites_are_up_than_may_be():
 # -- plans --
 
 
-def trace(*steps, end_h=48.0) -> Trace:
-    hours, values = (np.array(column, dtype=float) for column in zip(*steps, strict=True))
-    times = T0 + np.arange(0.0, end_h * HOUR, 300.0)
-    at = np.searchsorted(T0 + hours * HOUR, times, side="right") - 1
-    return Trace(times, values[at], T0 + end_h * HOUR)
+trace = partial(published, T0, end_h=48.0)
 
 
 def stand(*steps, ready_at=None, known=True, told=True, price=None) -> Stand:

@@ -205,10 +205,10 @@ def test_the_cheapest_plan_and_the_live_loop_wait_for_the_cheap_hours(tmp_path):
     traces = wiring.traces(chosen, T0)
     found = compare(chosen, traces, T0, ["deadline"], sourcing.price_traces(chosen))
     (row,) = found.rows
-    assert row.outcome.energy.cost == pytest.approx(live.cost_eur, rel=0.1)
-    assert found.notes == [f"electricity: deadline {row.outcome.energy.cost:.2f} EUR"]
+    assert row.outcome.energy.cost_eur == pytest.approx(live.cost_eur, rel=0.1)
+    assert found.notes == [f"electricity: deadline {row.outcome.energy.cost_eur:.2f} EUR"]
     declared = compare(chosen, traces, T0, ["deadline"]).rows[0].outcome.energy
-    assert declared.cost == pytest.approx(0.5 * declared.energy_j / J_PER_KWH)
+    assert declared.cost_eur == pytest.approx(0.5 * declared.energy_j / J_PER_KWH)
 
 
 PROMETHEUS = {"source": "prometheus", "prometheus_query": "day_ahead{region='{region}'}"}
@@ -287,5 +287,6 @@ def test_a_live_price_comes_from_prometheus_and_is_expected_to_last(monkeypatch)
     expected = live.expected("duck", start)
     assert expected is not None
     assert expected.at(start + 1e6) == 0.25
+    assert live.expected("duck", clock.wall() + 7201.0) is None, "as it is counted: declared"
     assert Signal.plausible(EUR, 0.25)
     assert replace(told[0], value=99.0).signal.plausible(99.0) is False

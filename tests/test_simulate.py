@@ -3,6 +3,7 @@
 import itertools
 import math
 import os
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.papertrace import EXPERIMENT, paper_trace
+from tests.published import published
 from tests.virtual import START, Virtual, experiment
 from uncurtail import config as configuration
 from uncurtail import wiring
@@ -40,12 +42,7 @@ T0 = 1_768_150_800.0
 HOUR = 3600.0
 
 
-def trace(*steps, end_h=24.0) -> Trace:
-    """(hours from T0, g/kWh) each holding until the next; published again every five minutes."""
-    hours, values = (np.array(column, dtype=float) for column in zip(*steps, strict=True))
-    times = T0 + np.arange(0.0, end_h * HOUR, 300.0)
-    at = np.searchsorted(T0 + hours * HOUR, times, side="right") - 1
-    return Trace(times, values[at], T0 + end_h * HOUR)
+trace = partial(published, T0)
 
 
 def game(traces, policy, **changes) -> Outcome:
@@ -195,8 +192,8 @@ def test_a_budget_ends_the_game_where_it_is_reached(limit):
     outcome = game(traces, Budget(**limit), train_site_s=40 * HOUR, prices=prices)
     assert not outcome.completed
     energy = outcome.energy
-    assert energy.cost == pytest.approx(0.25 * energy.energy_j / J_PER_KWH)
-    reached = energy.emissions_g / 1000.0 if "max_kg" in limit else energy.cost
+    assert energy.cost_eur == pytest.approx(0.25 * energy.energy_j / J_PER_KWH)
+    reached = energy.emissions_g / 1000.0 if "max_kg" in limit else energy.cost_eur
     assert reached == pytest.approx(next(iter(limit.values())), rel=1e-3)
     assert len(outcome.notes) == 1
     roomy = game(traces, Budget(max_kg=50.0), train_site_s=5 * HOUR, prices=prices)

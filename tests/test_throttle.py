@@ -26,6 +26,7 @@ class FakeTime:
 @dataclass
 class FakeLimiter:
     refuses: bool = False
+    keeps: bool = False  # what it was told to let go
     said: list[str] = field(default_factory=list)
 
     def cap(self):
@@ -35,6 +36,8 @@ class FakeLimiter:
 
     def restore(self):
         self.said.append("restore")
+        if self.keeps:
+            raise GpuError("only root may")
 
 
 def throttle(time, limiter=None, speed=0.8) -> Throttle:
@@ -102,6 +105,16 @@ def test_where_the_limiter_is_refused_the_trainer_pauses_and_says_so_once():
     assert limiter.said == ["cap"]
     assert time.paused_s == pytest.approx(3.0)
     assert own.trouble == "only root may; the trainer pauses between steps instead"
+
+
+def test_a_limit_that_stays_at_full_power_is_told_as_what_it_is():
+    time, limiter = FakeTime(), FakeLimiter(keeps=True)
+    own = throttle(time, limiter)
+    for capped in (True, False):
+        own.set(capped=capped)
+    work(own, time, [1.0])
+    assert time.paused_s == 0.0
+    assert own.trouble == "only root may; the end of the session tries again"
 
 
 def test_a_site_without_capped_operation_is_never_capped():

@@ -166,7 +166,7 @@ def test_a_plan_has_prices_and_microgrids_together(tmp_path):
     (row,) = found.rows
     energy = row.outcome.energy
     assert energy.battery_j > 0.0
-    assert 0.10 <= energy.cost / (energy.grid_j / J_PER_KWH) <= 0.50
+    assert 0.10 <= energy.cost_eur / (energy.grid_j / J_PER_KWH) <= 0.50
     assert any(note.startswith("electricity: threshold-capped") for note in found.notes)
 
 

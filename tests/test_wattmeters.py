@@ -257,7 +257,6 @@ def test_the_thread_measures_until_it_is_closed():
 
 def test_a_site_that_cannot_measure_starts_all_the_same(caplog):
     section = SiteSection(preset="duck", power_from="nvml", cuda_devices="0")
-    reporter = start.measuring(section, lambda _watts, _source: None)
-    if reporter is None:
+    if start.wattmeter(section) is None:
         assert caplog.messages[0].startswith("power is not measured: ")
-    assert start.measuring(SiteSection(preset="duck"), lambda _watts, _source: None) is None
+    assert start.wattmeter(SiteSection(preset="duck")) is None

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -131,7 +132,7 @@ class Flaky(ObjectStore):
 
     refuse = 0
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes | Path) -> None:
         if key.startswith("updates/") and self.refuse:
             self.refuse -= 1
             raise BlobError(f"cannot write {key}: out of reach")
@@ -238,7 +239,7 @@ def test_the_optimizer_state_is_on_its_way_to_the_disk_before_the_answer_goes_ou
 
         seen = False
 
-        def put(self, key: str, data: bytes) -> None:
+        def put(self, key: str, data: bytes | Path) -> None:
             folder = worker.folder / "snapshot"
             self.seen |= any((folder / name).exists() for name in ("unfinished", "snapshot.json"))
             super().put(key, data)

@@ -1,5 +1,6 @@
 """A whole run in virtual time: the real loop, journal, commits and Vessim; simulated sites."""
 
+import csv
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from uncurtail import config as configuration
 from uncurtail import sourcing, wiring
 from uncurtail.adapters.blobs import ObjectStore
 from uncurtail.adapters.inprocess import SimulatedSites, SiteModel
+from uncurtail.adapters.livefeed import LiveFeed
 from uncurtail.adapters.vessim import VessimFeed
 from uncurtail.config import Config
 from uncurtail.core import commit as commits
@@ -47,6 +49,26 @@ def experiment(**sections) -> Config:
     for name, section in sections.items():
         body[name] = {**body.get(name, {}), **section} if isinstance(section, dict) else section
     return configuration.parse(body, "test")
+
+
+def rewrite_power(folder: RunFolder, change: Callable[[list[dict[str, str]]], None]) -> None:
+    """Change the rows of power.csv, as somebody might who wants a run to look better."""
+    path = folder.series / "power.csv"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    change(rows)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+class Polled(LiveFeed):
+    """A live feed whose thread's work is done at each tick: nothing depends on its pace."""
+
+    def readings(self, after: float, until: float) -> list[Reading]:
+        self.poller.poll()
+        return super().readings(after, until)
 
 
 @dataclass
@@ -191,7 +213,7 @@ class Virtual:
             commits=self.store,
             record=self.journal,
             forecaster=wiring.forecaster(self.settings, self.traces or {}, before.began),
-            own=wiring.own_supply(self.settings, self.folder, before),
+            own=wiring.own_supply(self.settings, before),
             prices=sourcing.prices(self.settings, before.metered_until),
             power=self.power(),
         )

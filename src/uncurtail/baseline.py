@@ -89,11 +89,11 @@ def run_baseline(
         trainer, steps_per_epoch = _trainer(settings, ranks)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    if not ranks.first:
+        _leave_signals_to_the_first()
+        trainer.follow()
+        ranks.end()
     try:
-        if not ranks.first:
-            _leave_signals_to_the_first()
-            trainer.follow()
-            ranks.end()
         given = [str(path), *(word for override in overrides for word in ("--set", override))]
         first = _Baseline(settings, place, trainer, ranks, steps_per_epoch, shlex.join(given))
         code = first.run(progress, limit)

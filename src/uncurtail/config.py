@@ -9,7 +9,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from uncurtail.core import grids, slots
 from uncurtail.core.ending import RunSection
@@ -19,7 +25,7 @@ from uncurtail.core.footprint import FootprintSection
 from uncurtail.core.planner import PlanSection
 from uncurtail.core.policy import KINDS, AnyPolicy, Threshold, counts_money, kind_of
 from uncurtail.core.rounds import RoundsSection
-from uncurtail.core.section import Section
+from uncurtail.core.section import Place, Section
 from uncurtail.energysection import EnergySection
 from uncurtail.errors import UserError
 from uncurtail.lm.sections import DataSection, ModelSection, TrainSection
@@ -60,7 +66,7 @@ class FlowerSection(Section):
     """
 
     port: int = Field(default=0, ge=0, le=65535)  # of our own; 0: a free one
-    superlink: str | None = None  # HOST:PORT of one that is there
+    superlink: Place | None = None  # HOST:PORT of one that is there
     superlink_ca: Path | None = None  # what its certificate is checked with (PEM)
     # Of a coordinator that dies within two minutes of its start, one after the other; then the run
     # ends, and can be resumed.
@@ -68,37 +74,16 @@ class FlowerSection(Section):
 
     @model_validator(mode="after")
     def _a_superlink_is_known_by_its_authority(self) -> Self:
-        if self.superlink is not None:
-            place(self.superlink)
-            if self.superlink_ca is None:
-                raise ValueError("superlink needs superlink_ca: the certificate of its authority")
+        if self.superlink is not None and self.superlink_ca is None:
+            raise ValueError("superlink needs superlink_ca: the certificate of its authority")
         return self
 
 
 class GateSection(Section):
     """The one door for sites on other machines: TLS, a token for each site, few paths."""
 
-    address: str | None = None  # HOST:PORT at which they reach this machine; unset: no gate
+    address: Place | None = None  # HOST:PORT at which they reach this machine; unset: no gate
     listen: str = "0.0.0.0"
-
-    @field_validator("address")
-    @classmethod
-    def _an_address_is_host_and_port(cls, address: str | None) -> str | None:
-        if address is not None:
-            place(address)
-        return address
-
-
-def place(address: str) -> tuple[str, int]:
-    """Host and port of HOST:PORT.
-
-    Raises:
-        ValueError: It is none.
-    """
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ValueError("is no address: write HOST:PORT, as sites reach this machine")
-    return host, int(port)
 
 
 class StoreSection(Section):

@@ -97,10 +97,8 @@ def tokenizer_of_files_command(
     with _bars(console) as tell:
         tokenizer = preparing.tokenizer_of(section, vocab_size, tell)
     _save(tokenizer, out)
-    return (
-        f"{out}: {tokenizer.vocab_size:,} tokens\n"
-        f"Next: uncurtail data prepare EXPERIMENT --set data.tokenizer={out}"
-    )
+    again = _next("data prepare", Path("EXPERIMENT"), [f"data.tokenizer={out}"])
+    return f"{out}: {tokenizer.vocab_size:,} tokens\n{again}"
 
 
 def _next(

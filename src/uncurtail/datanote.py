@@ -17,16 +17,14 @@ def note_data(folder: Path, data: Path) -> None:
     Raises:
         ConfigError: They are others.
     """
-    note = folder / NOTE_FILE
-    body = {"folder": str(data), "manifest_sha256": Manifest.load(data).sha256}
-    if note.exists():
-        before = json.loads(note.read_text(encoding="utf-8"))
-        if before["manifest_sha256"] != body["manifest_sha256"]:
-            raise ConfigError(
-                f"{data} holds other data than {folder.name} began with in {before['folder']}: "
-                "bring those files back, or leave out --resume and begin anew"
-            )
-    write_atomic(note, json.dumps(body))
+    sha256, before = Manifest.load(data).sha256, _noted(folder)
+    if before is not None and before[1] != sha256:
+        raise ConfigError(
+            f"{data} holds other data than {folder.name} began with in {before[0]}: "
+            "bring those files back, or leave out --resume and begin anew"
+        )
+    body = {"folder": str(data), "manifest_sha256": sha256}
+    write_atomic(folder / NOTE_FILE, json.dumps(body))
 
 
 def noted_data(folder: Path) -> Path:
@@ -35,13 +33,21 @@ def noted_data(folder: Path) -> Path:
     Raises:
         UserError: It was not noted, is not there any more, or holds other data now.
     """
-    try:
-        body = json.loads((folder / NOTE_FILE).read_text(encoding="utf-8"))
-        data, wanted = Path(body["folder"]), str(body["manifest_sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{folder} names no data: --resume it, which writes {NOTE_FILE}") from None
-    if Manifest.load(data).sha256 != wanted:
+    noted = _noted(folder)
+    if noted is None:
+        raise UserError(f"{folder} names no data: --resume it, which writes {NOTE_FILE}")
+    data, sha256 = noted
+    if Manifest.load(data).sha256 != sha256:
         raise UserError(
             f"{data} is not the data that {folder} was trained on: prepare it as it was then"
         )
     return data
+
+
+def _noted(folder: Path) -> tuple[Path, str] | None:
+    """Where the data was, and the hash of its manifest; None if nobody can tell."""
+    try:
+        body = json.loads((folder / NOTE_FILE).read_text(encoding="utf-8"))
+        return Path(body["folder"]), str(body["manifest_sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

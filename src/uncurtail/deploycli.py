@@ -20,7 +20,7 @@ def render(  # noqa: PLR0913 - each is an option of the command
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override one key, there as here."),
     ] = None,
-    namespace: Annotated[str, typer.Option(help="Of the coordinator; it must exist.")] = "default",
+    namespace: Annotated[str, typer.Option(help="Of the coordinator.")] = "default",
     image: Annotated[
         str | None, typer.Option(help="Built from deploy/Dockerfile; uncurtail:VERSION if unset.")
     ] = None,

@@ -5,10 +5,10 @@ from pathlib import Path
 from uncurtail import provisioning, wiring
 from uncurtail.adapters import children, clock
 from uncurtail.adapters.remote import RemoteProvisioner
-from uncurtail.config import Config, ConfigError
+from uncurtail.config import Config
 from uncurtail.core import fleet
 from uncurtail.errors import UserError
-from uncurtail.runfolder import SUPERVISOR, RunFolder
+from uncurtail.runfolder import SUPERVISOR
 
 
 class NotReleasedError(UserError):
@@ -21,9 +21,7 @@ def release(path: Path) -> str:
     Raises:
         UserError: It is no run folder, the run is going on, or machines cannot be deleted.
     """
-    folder = RunFolder(path)
-    if not folder.resolved.is_file():
-        raise ConfigError(f"{path} is no run folder: name one below runs/")
+    folder = wiring.open_run(path)
     config = wiring.read_config(folder)
     if not provisioning.made_elsewhere(config):
         return f"{folder.run_id} has no machines elsewhere: what it starts here ends with it."

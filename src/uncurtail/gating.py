@@ -10,9 +10,10 @@ from uncurtail.adapters import children
 from uncurtail.adapters.blobs import UnusableError
 from uncurtail.adapters.certificates import flower_key, session_key
 from uncurtail.adapters.flower_commands import Flower
-from uncurtail.config import Config, ConfigError, place
+from uncurtail.config import Config, ConfigError
 from uncurtail.core import slots
 from uncurtail.core.rounds import member
+from uncurtail.core.section import place
 from uncurtail.lm.sections import ModelSection
 from uncurtail.provisioning import invitation
 from uncurtail.runfolder import RunFolder
@@ -29,7 +30,7 @@ def serve_gate(path: Path) -> None:
     from uncurtail.adapters.gate_server import Behind, app
     from uncurtail.adapters.redis import GateState
 
-    folder = RunFolder(path)
+    folder = wiring.open_run(path)
     config = wiring.read_config(folder)
     endpoints = wiring.Endpoints.load(folder)
     flower = wiring.flower(folder, endpoints)
@@ -84,9 +85,7 @@ def invite(path: Path, site: str) -> str:
     Raises:
         ConfigError: There is no such site elsewhere, or its run has no gate.
     """
-    folder = RunFolder(path)
-    if not folder.resolved.is_file():
-        raise ConfigError(f"{path} is no run folder: name one below runs/")
+    folder = wiring.open_run(path)
     config = wiring.read_config(folder)
     if site not in config.sites:
         raise ConfigError(f"{folder.run_id} has no site {site}: it has {', '.join(config.sites)}")

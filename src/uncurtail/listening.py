@@ -2,7 +2,8 @@
 
 import socket
 
-from uncurtail.config import Config, ConfigError, place
+from uncurtail.config import Config, ConfigError
+from uncurtail.core.section import place
 
 
 def check_port(config: Config) -> None:

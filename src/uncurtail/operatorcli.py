@@ -18,7 +18,8 @@ def crd() -> None:
 
     uncurtail operator crd | kubectl apply --server-side -f -
     """
-    from uncurtail.operator.crd import as_yaml, crds
+    from uncurtail.deploy.text import as_yaml
+    from uncurtail.operator.crd import crds
 
     typer.echo(as_yaml(crds()), nl=False)
 

@@ -25,3 +25,4 @@ class Past:
     window_since: Mapping[str, float] = field(default_factory=dict)
     experience: Mapping[str, Experience] = field(default_factory=dict)
     full_windows: Mapping[str, bool] = field(default_factory=dict)
+    soc: Mapping[str, float] = field(default_factory=dict)  # of the sites that have a battery

@@ -60,9 +60,8 @@ class RoundKeeper:
         self._desk = OrderDesk(terms, head, evaluated)
         self._number = last_round
         self._last_attempts = 0
-        self._accepted: set[tuple[int, str, str]] = (
-            set()
-        )  # (round, member, hash): answers that count
+        # (round, member, hash): answers that count
+        self._accepted: set[tuple[int, str, str]] = set()
         self._tokens_at = {head.version: head.tokens}
         self._post, self._merger, self._commits = outside
         self._emit = emit

@@ -189,22 +189,19 @@ def price_traces(config: Config) -> dict[str, Trace]:
     if price is None or price.source != "csv" or price.path is None:
         return {}
     wanted = pricing.signal(price.source)
-    found: dict[str, Trace] = {}
     try:
-        columns = regions_of(price.path)
-        for name, region in regions(config).items():
-            column = name if name in columns else region
-            trace = load_csv(
-                price.path,
-                [column],
-                allow_gaps=price.allow_gaps,
-                plausible=wanted.range,
-                unit=wanted.unit,
-            )[column]
-            found[name] = replace(trace, signal=wanted)
+        known = regions_of(price.path)
+        columns = {n: n if n in known else region for n, region in regions(config).items()}
+        found = load_csv(
+            price.path,
+            sorted(set(columns.values())),
+            allow_gaps=price.allow_gaps,
+            plausible=wanted.range,
+            unit=wanted.unit,
+        )
     except ValueError as error:
         raise ConfigError(f"energy.price: {error}") from None
-    return found
+    return {name: replace(found[column], signal=wanted) for name, column in columns.items()}
 
 
 def prices(config: Config, start: float) -> Prices | None:
@@ -232,7 +229,7 @@ def prices(config: Config, start: float) -> Prices | None:
         stale_after_s=price.stale_after_s,
         seed=config.seed,
     )
-    live = LivePrices(names, poller, source.signal, start)
+    live = LivePrices(names, poller, source.signal, start, price.stale_s)
     poller.start()
     return live
 

@@ -20,8 +20,9 @@ from uncurtail.adapters import certificates, children, clock, gpu_limits
 from uncurtail.adapters.flower_commands import Flower
 from uncurtail.adapters.redis import reachable
 from uncurtail.adapters.redis_server import EmbeddedRedis, free_port, plan_embedded
-from uncurtail.config import Config, ConfigError, place
+from uncurtail.config import Config, ConfigError
 from uncurtail.core.events import RunEnded
+from uncurtail.core.section import place
 from uncurtail.errors import UserError
 from uncurtail.listening import listens
 from uncurtail.monitor import Monitor

@@ -37,7 +37,6 @@ from uncurtail.instruments import OwnSupply
 from uncurtail.loop import Loop, Ports
 from uncurtail.past import Past
 from uncurtail.ports import Forecaster, Post
-from uncurtail.provisioning import provisioner
 from uncurtail.runfolder import Journal, RunFolder
 from uncurtail.sourcing import (
     aged,
@@ -77,6 +76,18 @@ class Endpoints:
         """Read what the supervisor wrote."""
         path = folder.private / "endpoints.json"
         return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def open_run(path: Path) -> RunFolder:
+    """The folder of a run that somebody names.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    folder = RunFolder(path)
+    if not folder.resolved.is_file():
+        raise ConfigError(f"{path} is no run folder: name one below runs/")
+    return folder
 
 
 def read_config(folder: RunFolder) -> Config:
@@ -165,17 +176,12 @@ def microgrids(config: Config, start: float) -> dict[str, Microgrid]:
     return built_microgrids(config, start, _made_up_s(config))
 
 
-def own_supply(config: Config, folder: RunFolder, before: Past) -> OwnSupply | None:
+def own_supply(config: Config, before: Past) -> OwnSupply | None:
     """The sites' own power, charged as an earlier coordinator recorded it; None without any."""
     found = microgrids(config, before.began)
     if not found:
         return None
-    soc = {
-        row.segment.site: row.segment.flow.soc
-        for row in folder.read_power()
-        if row.segment.flow is not None
-    }
-    return OwnSupply(found, VessimOwnPower(found, before.metered_until, soc), config.policy)
+    return OwnSupply(found, VessimOwnPower(found, before.metered_until, before.soc), config.policy)
 
 
 def forecaster(config: Config, known: Mapping[str, Trace], start: float) -> Issues | None:
@@ -250,14 +256,14 @@ def newest_commit(folder: RunFolder, blobs: ObjectStore) -> Commit | None:
 def past(config: Config, folder: RunFolder, head: Commit, start: float) -> Past:
     """What an earlier coordinator left behind."""
     events = folder.read_events()
-    power = folder.read_power()
+    power = [row.segment for row in folder.read_power()]
     clean_below = config.policy.enter_below_g_per_kwh
     began = events[0].t if events else start
     return Past(
         head=head,
         epoch=1 + max((e.epoch for e in events if isinstance(e, CoordinatorStarted)), default=0),
         began=began,
-        metered_until=max((row.segment.end for row in power), default=start),
+        metered_until=max((segment.end for segment in power), default=start),
         last_round=max((e.round for e in events if isinstance(e, RoundOpened)), default=0),
         evaluated=frozenset(e.version for e in events if isinstance(e, Evaluated)),
         states=fleet.replay(config.sites, events),
@@ -265,7 +271,8 @@ def past(config: Config, folder: RunFolder, head: Commit, start: float) -> Past:
         window_since={e.site: e.t for e in events if isinstance(e, WindowOpened | WindowClosed)},
         experience=_experience(config.sites, events),
         full_windows=_full_windows(config, events),
-        ledger=Ledger.from_segments((row.segment for row in power), clean_below),
+        ledger=Ledger.from_segments(power, clean_below),
+        soc={segment.site: segment.flow.soc for segment in power if segment.flow is not None},
     )
 
 
@@ -288,6 +295,7 @@ def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
     """The loop of a run, fresh or resumed, over the real world."""
     from uncurtail.lm.data import Corpus
     from uncurtail.merging import UpdateMerger
+    from uncurtail.provisioning import provisioner  # its clouds: for the coordinator alone
 
     endpoints = Endpoints.load(folder)
     start = start_time(config, wall_s)
@@ -296,15 +304,13 @@ def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
     corpus = Corpus.open(Path(endpoints.data))
     batch, length = config.train.batch_sequences, config.model.sequence_length
     head = first_commit(config, folder, blobs, start, corpus.steps_per_epoch(length, batch))
-    before = past(config, folder, head, start)
+    before, events = past(config, folder, head, start), folder.read_events()
     known = {} if config.energy.live else traces(config, before.began)
     energy = feed(config, known, before.metered_until)
     record = Journal(folder)
     foresight: Forecaster | None
     if isinstance(energy, LiveFeed):
-        recorded = recalled(
-            folder.read_readings(), folder.read_events(), before.metered_until, wall_s
-        )
+        recorded = recalled(folder.read_readings(), events, before.metered_until, wall_s)
         foresight = live_forecaster(config, energy, recorded, before.began, record.forecast)
     else:
         foresight = forecaster(config, known, before.began)
@@ -327,15 +333,15 @@ def build(config: Config, folder: RunFolder, post: Post, wall_s: float) -> Loop:
         forecaster=foresight,
         prices=prices(config, before.metered_until),
         power=[SiteWatts(state), *asked_power(config, before.metered_until)],
-        own=own_supply(config, folder, before),
+        own=own_supply(config, before),
     )
     loop = Loop(config, folder.run_id, ports, before, batch * length)
     heard, paid = last_readings(folder), last_prices(folder)
-    watts = aged(last_watts(folder), folder.read_events(), before.metered_until, wall_s)
+    watts = aged(last_watts(folder), events, before.metered_until, wall_s)
     if config.energy.live:
-        heard = aged(heard, folder.read_events(), before.metered_until, wall_s)
+        heard = aged(heard, events, before.metered_until, wall_s)
     if config.energy.price is not None and config.energy.price.source != "csv":
-        paid = aged(paid, folder.read_events(), before.metered_until, wall_s)
+        paid = aged(paid, events, before.metered_until, wall_s)
     if heard:
         loop.meter.resume(heard, paid, watts)
     else:

@@ -88,24 +88,34 @@ class Kubectl:
     program: str
     kubeconfig: Path
     home: Path
+    patience_s: int
 
     @classmethod
     def of(cls, cluster: Cluster, token: str | None = None, name: str = "admin") -> "Kubectl":
+        return cls.named(cluster.kubeconfig(token, name), cluster.folder)
+
+    @classmethod
+    def named(cls, kubeconfig: Path, home: Path, patience_s: int = 20) -> "Kubectl":
         program = find("kubectl")
         if program is None:
             pytest.skip("kubectl is not installed")
-        return cls(program, cluster.kubeconfig(token, name), cluster.folder)
+        return cls(program, kubeconfig, home, patience_s)
 
     def __call__(self, *words: str, sent: Json | None = None, fails: bool = False) -> str:
         """Run it; `sent` is its standard input. What it printed, errors included."""
         text = json.dumps(sent) if sent is not None else None
         done = subprocess.run(
-            [self.program, f"--kubeconfig={self.kubeconfig}", "--request-timeout=20s", *words],
+            [
+                self.program,
+                f"--kubeconfig={self.kubeconfig}",
+                f"--request-timeout={self.patience_s}s",
+                *words,
+            ],
             input=text,
             stdin=None if text else subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=45,
+            timeout=self.patience_s + 25.0,
             env={"HOME": str(self.home)},
             check=False,
         )

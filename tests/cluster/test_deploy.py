@@ -21,7 +21,8 @@ from uncurtail import provisioning
 from uncurtail.config import load
 from uncurtail.core.events import RoundCommitted, SiteProvisioned
 from uncurtail.deploy.render import Request, render
-from uncurtail.operator.crd import as_yaml, crds
+from uncurtail.deploy.text import as_yaml
+from uncurtail.operator.crd import crds
 from uncurtail.runfolder import RunFolder
 from uncurtail.verify import verify
 

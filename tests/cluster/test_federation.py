@@ -7,7 +7,7 @@ import pytest
 
 from tests.federation.federations import children, manifest, matrix
 from tests.federation.test_crd import REFUSED
-from uncurtail.operator.crd import as_yaml
+from uncurtail.deploy.text import as_yaml
 from uncurtail.operator.diff import Change, change
 
 CRDS = Path(__file__).parents[2] / "deploy/helm/uncurtail-operator/crds/crds.yaml"

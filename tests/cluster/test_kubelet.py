@@ -124,6 +124,27 @@ def test_volumes_are_where_the_container_wants_them_and_nothing_else_changes(kub
     assert not Path("/etc/ground-test").exists()
 
 
+def test_a_mounted_folder_follows_its_source_and_a_single_file_does_not(kubelet, pods):
+    pods.done(pods.post(CONFIG_MAPS, config_map("settings", a="old", b="old")))
+    more = {
+        "env": [{"name": "KEY", "value": "a"}],
+        "volumeMounts": [
+            {"name": "map", "mountPath": "/etc/all"},
+            {"name": "map", "mountPath": "/etc/one", "subPathExpr": "$(KEY)"},
+        ],
+    }
+    script = "until grep -q new /etc/all/a; do sleep 0.1; done; ls /etc/all; cat /etc/one"
+    volumes = [{"name": "map", "configMap": {"name": "settings"}}]
+    pods.done(
+        pods.post(PODS, pod("one", script, more=more, volumes=volumes, restartPolicy="Never"))
+    )
+    assert kubelet.cluster.wait_until(is_running("one"))
+    changed = {"data": {"a": "new", "b": None}}
+    pods.done(pods.patch(f"{CONFIG_MAPS}/settings", changed, MERGE))
+    assert kubelet.cluster.wait_until(phase_is("one", "Succeeded"))
+    assert log(pods, "one") == "a\nold"
+
+
 def test_a_missing_secret_is_waited_for(kubelet, pods):
     source = {"secretKeyRef": {"name": "keys", "key": "key"}}
     more = {"env": [{"name": "KEY", "valueFrom": source}]}

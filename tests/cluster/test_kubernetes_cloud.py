@@ -20,7 +20,7 @@ from tests.cluster.operators import (
     install,
     supernodes,
 )
-from tests.federation.federations import pool
+from tests.federation.federations import children, manifest, pool
 from tests.virtual import experiment
 from uncurtail import fleetcommands, provisioning
 from uncurtail.adapters.remote import CloudError, RemoteProvisioner
@@ -28,6 +28,7 @@ from uncurtail.config import ConfigError, dump
 from uncurtail.core.nodes import Node, NodeState, RemoteSection
 from uncurtail.doctor import examine
 from uncurtail.errors import UserError
+from uncurtail.operator.observed import Ref
 from uncurtail.runfolder import RunFolder
 
 pytestmark = pytest.mark.timeout(180)
@@ -178,6 +179,22 @@ def test_a_pod_of_an_image_needs_no_operator(cluster, admin):
     until(lambda: mine.look() == [])
     assert cluster.wait_until(lambda api: not [s for s in api.list("secrets") if "data" in s])
     mine.delete(node)
+
+
+@pytest.mark.usefixtures("runner")
+@pytest.mark.parametrize("asked", ["baseline", "restricted"])
+def test_a_pod_of_an_image_may_do_no_more_than_a_pool_of_a_federation(admin, asked):
+    cloud({**IMAGE, "pod_security": asked}).create("duck", 1, told(1))
+    (pod,) = admin.list(PODS)
+    (site,) = pod["spec"]["containers"]
+    pool = children(manifest(podSecurity=asked))[Ref("StatefulSet", "fed-supernode-gpu")]
+    theirs = pool["spec"]["template"]["spec"]
+    assert pod["spec"]["securityContext"] == theirs["securityContext"]
+    assert site["securityContext"] == theirs["containers"][0]["securityContext"]
+    assert site["securityContext"]["allowPrivilegeEscalation"] is False
+    home = {variable["value"] for variable in site.get("env") or [] if variable["name"] == "HOME"}
+    paths = {mount["mountPath"] for mount in site.get("volumeMounts") or []}
+    assert home == paths == ({"/tmp"} if asked == "restricted" else set())
 
 
 @pytest.mark.usefixtures("runner")

@@ -68,11 +68,11 @@ def run(kubelet, pods, operators, tmp_path, monkeypatch):
     token = kubelet.cluster.service_account_token("ml", "runner")
     monkeypatch.setenv("KUBECONFIG", str(kubelet.cluster.kubeconfig(token, "runner")))
     windows = {
-        "north": [(0, 90), (150, 290)],
-        "south": [(5, 95), (160, 290)],
-        "west": [(10, 85), (155, 290)],
+        "north": [(0, 75), (110, 180)],
+        "south": [(5, 80), (115, 180)],
+        "west": [(5, 70), (110, 180)],
     }
-    made = SmallRun(tmp_path / "run", minutes=300, windows=windows, speed=60.0, round_s=1200.0)
+    made = SmallRun(tmp_path / "run", 185, windows, speed=60.0, round_s=900.0, max_steps=100)
     with (made.home / "small.toml").open("a") as file:
         file.write(THIRD)
     yield made

@@ -218,6 +218,23 @@ def test_a_federation_for_sites_can_be_built_and_has_nobody_in_it():
     assert site["resources"]["limits"]["nvidia.com/gpu"] in (2, "2")
 
 
+def test_one_site_that_asks_restricts_the_pods_of_its_federation():
+    asks = "sites.duck.kubernetes={federation='sites', pool='duck', pod_security='restricted'}"
+    other = "sites.solar.kubernetes={federation='sites', pool='solar'}"
+    given = of("Federation", demo("fleet.kind=kubernetes", *BESIDE, asks, other, INSIDE))
+    assert given["spec"]["podSecurity"] == "restricted"
+    given["metadata"] |= {"uid": UID, "generation": 1}
+    made = [c for ref, c in children(given).items() if ref.name.startswith("sites-supernode-")]
+    pods = [c["spec"]["template"]["spec"] for c in made if c["kind"] == "StatefulSet"]
+    assert len(pods) == 2
+    for pod in pods:
+        (site,) = pod["containers"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert site["securityContext"]["readOnlyRootFilesystem"] is True
+        home = next(each["value"] for each in site["env"] if each["name"] == "HOME")
+        assert home in {mount["mountPath"] for mount in site["volumeMounts"]}
+
+
 def test_a_federation_for_sites_is_as_the_shipped_example():
     example = yaml.safe_load((HERE / "deploy/sites.yaml").read_text(encoding="utf-8"))
     pool = "sites.duck.kubernetes={federation='sites', pool='north', gpus=4}"

@@ -10,9 +10,8 @@ import pytest
 
 from tests import virtual
 from tests.signalserver import PASSWORD, USER, Fault, serving
-from tests.virtual import START, Virtual, experiment
+from tests.virtual import START, Polled, Virtual, experiment
 from uncurtail.adapters import clock
-from uncurtail.adapters.livefeed import LiveFeed
 from uncurtail.adapters.poller import Poller
 from uncurtail.adapters.watttime import WattTime
 from uncurtail.core.events import RunEnded, SitePhase, Trouble, WindowClosed, WindowOpened, unix
@@ -21,18 +20,6 @@ from uncurtail.verify import verify
 BEGAN = unix(START)
 HOUR = 3600.0
 SITE = "oslo"
-
-
-class Polled(LiveFeed):
-    """A live feed whose thread's work is done at each tick: nothing depends on its pace."""
-
-    def __init__(self, sites, poller, *rest):
-        super().__init__(sites, poller, *rest)
-        self._asked = poller
-
-    def readings(self, after, until):
-        self._asked.poll()
-        return super().readings(after, until)
 
 
 @pytest.fixture

@@ -10,11 +10,10 @@ import pytest
 
 from tests import virtual
 from tests.signalserver import PASSWORD, USER, Fault, serving
-from tests.virtual import START, Virtual, experiment
+from tests.virtual import START, Polled, Virtual, experiment
 from uncurtail import sourcing, wiring
 from uncurtail.adapters import clock
 from uncurtail.adapters.foresight import Bands, SourceForecasts
-from uncurtail.adapters.livefeed import LiveFeed
 from uncurtail.adapters.poller import Foresight, Poller
 from uncurtail.adapters.watttime import WattTime
 from uncurtail.core.events import SitePhase, Trouble, unix
@@ -25,14 +24,6 @@ BEGAN = unix(START)
 HOUR = 3600.0
 SITE = "oslo"
 SITES = {SITE: "CAISO_NORTH"}
-
-
-class Polled(LiveFeed):
-    """A live feed whose thread's work is done at each tick: nothing depends on its pace."""
-
-    def readings(self, after, until):
-        self.poller.poll()
-        return super().readings(after, until)
 
 
 def grid(t):

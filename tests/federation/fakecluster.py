@@ -84,12 +84,12 @@ class FakeCluster:
             outcome = self.reconcile(federation)
             if not outcome.plan.actions and not self._waiting(outcome):
                 return count
-            self.now += 1.0 if outcome.plan.actions else outcome.wake_s
+            self.now += 1.0 if outcome.plan.actions else outcome.plan.wake_s
         raise AssertionError(f"still at it: {outcome.plan.actions}")
 
     def _waiting(self, outcome: Outcome) -> bool:
         ending = any("deletionTimestamp" in o["metadata"] for o in self.objects.values())
-        return ending or outcome.wake_s < 300.0
+        return ending or outcome.plan.wake_s < 300.0
 
     # -- what tests look at --
 

@@ -137,6 +137,8 @@ def matrix():
         if keyed and isolation == "process":
             spec["superexecAuth"] = {"secretName": "shared"}
         link: dict[str, Any] = {"image": f"flwr/superlink:{version}", **VOLUMES[volumes]}
+        if keyed:
+            link["supernodeKeys"] = {"configMapName": "public-keys"}
         if security == "restricted":
             link |= {
                 "persistence": {"size": "2Gi", "storageClassName": "fast"},

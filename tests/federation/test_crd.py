@@ -7,8 +7,9 @@ import yaml
 
 from tests.federation.admission import MISSING, NEEDS, admitted, holds
 from tests.federation.federations import manifest, matrix, pool
+from uncurtail.deploy.text import as_yaml
 from uncurtail.errors import UserError
-from uncurtail.operator.crd import as_yaml, crds
+from uncurtail.operator.crd import crds
 from uncurtail.operator.rules import NAME_RULES, SPEC_RULES, problems
 from uncurtail.operator.spec import Federation
 
@@ -127,6 +128,18 @@ REFUSED = {
     "keys-without-tls": manifest(pool(auth={"secretName": "x"}), insecure=False),
     "keys-for-some": manifest(
         pool("a", auth={"secretName": "x"}), pool("b"), insecure=False, tls={"secretName": "t"}
+    ),
+    "public-keys-without-tls": manifest(
+        pool(auth={"secretName": "x"}), link={"supernodeKeys": {"configMapName": "k"}}
+    ),
+    "public-keys-alone": manifest(
+        insecure=False, tls={"secretName": "t"}, link={"supernodeKeys": {"configMapName": "k"}}
+    ),
+    "public-keys-nowhere": manifest(
+        pool(auth={"secretName": "x"}),
+        insecure=False,
+        tls={"secretName": "t"},
+        link={"supernodeKeys": {}},
     ),
     "secret-for-no-superexec": manifest(superexecAuth={"secretName": "x"}),
     "both-budgets": manifest(pool(podDisruptionBudget={"minAvailable": 1, "maxUnavailable": 1})),

@@ -19,6 +19,9 @@ from uncurtail.runfolder import RunFolder
 
 START = datetime(2026, 6, 1, 12, tzinfo=UTC)
 CLEAN, DIRTY = 20.0, 500.0
+# The pace of tests that wait for round after round.
+QUICK = {"speed": 240.0, "round_s": 1800.0, "grace_wall_s": 8.0, "max_steps": 100}
+ALWAYS = {"north": [(0, 10_000)], "south": [(0, 10_000)]}
 
 EXPERIMENT = """\
 name = "small"
@@ -45,7 +48,7 @@ provision_s = 60
 
 [rounds]
 length_s = {round_s}
-max_steps = 400
+max_steps = {max_steps}
 evaluate_every = 3
 grace_wall_s = {grace_wall_s}
 
@@ -87,6 +90,7 @@ class SmallRun:
     speed: float = 120.0
     round_s: float = 900.0
     grace_wall_s: float = 20.0
+    max_steps: int = 400  # fewer make shorter rounds
     process: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
@@ -98,6 +102,7 @@ class SmallRun:
             trace=self.home / "trace.csv",
             round_s=self.round_s,
             grace_wall_s=self.grace_wall_s,
+            max_steps=self.max_steps,
         ).replace("1*60", str(self.minutes * 60))
         (self.home / "small.toml").write_text(text)
 

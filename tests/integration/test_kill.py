@@ -5,7 +5,7 @@ import time
 import psutil
 import pytest
 
-from tests.integration.stack import SmallRun, kill
+from tests.integration.stack import ALWAYS, QUICK, SmallRun, kill
 from uncurtail.core.events import (
     CoordinatorStarted,
     Event,
@@ -18,8 +18,6 @@ from uncurtail.core.events import (
 from uncurtail.verify import verify
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(900)]
-
-ALWAYS = {"north": [(0, 10_000)], "south": [(0, 10_000)]}
 
 
 def commits(events: list[Event]) -> int:
@@ -44,7 +42,7 @@ def check(run: SmallRun) -> None:
 
 
 def test_whatever_is_killed_the_run_goes_on_by_itself(small_run):
-    run = small_run(minutes=100_000, windows=ALWAYS, speed=240.0, round_s=1800.0, grace_wall_s=8.0)
+    run = small_run(minutes=100_000, windows=ALWAYS, **QUICK)
     run.start()
     run.until(lambda events: commits(events) >= 2, timeout_s=180)
 
@@ -75,7 +73,7 @@ def test_whatever_is_killed_the_run_goes_on_by_itself(small_run):
 
 
 def test_a_killed_run_resumes_with_one_command_or_its_sites_end_by_themselves(small_run):
-    run = small_run(minutes=100_000, windows=ALWAYS, speed=240.0, round_s=2400.0, grace_wall_s=8.0)
+    run = small_run(minutes=100_000, windows=ALWAYS, **QUICK)
     text = (run.home / "small.toml").read_text()
     (run.home / "small.toml").write_text(text + "\n[fleet]\norphan_after_wall_s = 5\n")
     run.start()

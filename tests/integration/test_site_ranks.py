@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from tests.integration.stack import ALWAYS, QUICK
 from uncurtail.core.events import RoundCommitted, SiteReleased
 from uncurtail.verify import verify
 
@@ -12,8 +13,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(360)]
 
 
 def test_a_site_of_two_ranks_survives_a_killed_rank_and_skips_nothing(small_run):
-    always = {"north": [(0, 600)], "south": [(0, 600)]}
-    run = small_run(minutes=600, speed=60.0, windows=always)
+    run = small_run(minutes=100_000, windows=ALWAYS, **QUICK)
     run.start("--set", "sites.north.ranks=2", "--set", "sites.north.threads=2")
     run.until(lambda events: merged_since(events, 0) == {"north", "south"}, 180)
     killed = run.pid("rank-1", "north")

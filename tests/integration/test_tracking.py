@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from tests.integration.stack import ALWAYS, QUICK
 from tests.test_tracking import wandb_history
 from uncurtail.core.events import RoundCommitted, RunEnded
 from uncurtail.verify import verify
@@ -32,7 +33,7 @@ def test_both_trackers_hold_every_sites_loss_and_pace_though_one_is_killed(small
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run = small_run(minutes=600, windows={"north": [(0, 600)], "south": [(0, 600)]})
+    run = small_run(minutes=100_000, windows=ALWAYS, **QUICK)
     run.start(*BOTH)
     run.until(lambda events: any(isinstance(e, RoundCommitted) for e in events), 150)
     victim = run.pid("track-tensorboard")
@@ -69,7 +70,7 @@ def test_trackers_that_hang_or_raise_disturb_nothing(small_run, tmp_path, monkey
         (package / "__init__.py").write_text(code)
     path = [str(tmp_path / "fakes"), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
-    run = small_run(minutes=600, windows={"north": [(0, 600)], "south": [(0, 600)]})
+    run = small_run(minutes=100_000, windows=ALWAYS, **QUICK)
     run.start(*BOTH)
     run.until(lambda events: merged(events) == {"north", "south"}, 120)
     run.interrupt()

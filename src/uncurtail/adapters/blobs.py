@@ -54,25 +54,14 @@ class ObjectStore:
                 raise ValueError(f"store.url {url!r}: {why}: write file:// or s3://") from None
         self._mirror = None if url is None else folder
 
-    def put(self, key: str, data: bytes) -> None:
-        """Write whole or not at all.
+    def put(self, key: str, data: bytes | Path) -> None:
+        """Write whole or not at all. A file's content is never in memory as a whole.
 
         Raises:
             BlobError: The store refused.
         """
         try:
             obstore.put(self._store, key, data)
-        except (BaseError, OSError) as error:
-            raise BlobError(f"cannot write {key}: {error}") from error
-
-    def put_file(self, key: str, path: Path) -> None:
-        """Write a file's content whole or not at all; it is never in memory as a whole.
-
-        Raises:
-            BlobError: The store refused.
-        """
-        try:
-            obstore.put(self._store, key, path)
         except (BaseError, OSError) as error:
             raise BlobError(f"cannot write {key}: {error}") from error
 

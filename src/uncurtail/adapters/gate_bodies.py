@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from starlette.concurrency import run_in_threadpool
@@ -48,6 +48,15 @@ class StateWord:
     steps: list[StepReport]
 
 
+class WattsWord(BaseModel):
+    """What a session measured of its power."""
+
+    model_config = _EXACT
+
+    watts: float
+    source: Literal["nvml", "rapl"]  # what a machine measures itself by
+
+
 class ConsumedWord(BaseModel):
     """A row of `consumed.jsonl`."""
 
@@ -77,6 +86,7 @@ for _kind in (Heart, StepReport):
     with_config(_EXACT)(_kind)
 STATE = TypeAdapter(with_config(_EXACT)(StateWord))
 CONSUMED = TypeAdapter(ConsumedWord)
+WATTS = TypeAdapter(WattsWord)
 INDEX = TypeAdapter(IndexWord)
 
 

@@ -10,6 +10,7 @@ import asyncio
 import hmac
 import logging
 import re
+import ssl
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from uncurtail.adapters.gate_bodies import (
     CONSUMED,
     INDEX,
     STATE,
+    WATTS,
     RefusedError,
     Spool,
     as_sent,
@@ -90,8 +92,8 @@ class Store(Protocol):
         """An object in pieces; UnusableError at once when it is not there."""
         ...
 
-    def put_file(self, key: str, path: Path) -> None:
-        """Write a file's content, whole or not at all."""
+    def put(self, key: str, data: Path) -> None:
+        """Write a file's content, whole or not at all; it is never in memory as a whole."""
         ...
 
 
@@ -161,7 +163,7 @@ class _Gate:
         self._turns = {site: asyncio.Semaphore(AT_ONCE) for site in behind.sites}
         self._superlink = httpx.AsyncClient(
             base_url=behind.superlink,
-            verify=_trusting(behind.authority),
+            verify=ssl.create_default_context(cafile=str(behind.authority)),
             timeout=FLEET_TIMEOUT_S,
             trust_env=False,  # no proxy stands between us and loopback
         )
@@ -247,9 +249,10 @@ class _Gate:
     async def watts(self, request: Request) -> Response:
         """What a session measured of its power, stamped here: clocks elsewhere may be off."""
         site, session = request.path_params["site"], request.path_params["session"]
-        body = await request.json()
-        said = (float(body["watts"]), str(body["source"]))
-        heard = await run_in_threadpool(self._behind.state.measured, site, session, *said)
+        said = shaped(await small(request), WATTS)
+        heard = await run_in_threadpool(
+            self._behind.state.measured, site, session, said.watts, said.source
+        )
         return Response(status_code=204) if heard else _no(503, "the state server is out of reach")
 
     async def consumed(self, request: Request) -> Response:
@@ -270,7 +273,7 @@ class _Gate:
         folder = f"updates/{self._behind.run}/{place['round']:06d}"
         key = f"{folder}/{place['site']}.{place['session']}/{place['name']}"
         async with self._behind.spool.gather(request, self._behind.most_update_bytes) as path:
-            await run_in_threadpool(self._behind.store.put_file, key, path)
+            await run_in_threadpool(self._behind.store.put, key, path)
         return Response(status_code=204)
 
     async def object(self, request: Request) -> Response:
@@ -334,12 +337,6 @@ def _of_flower(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 def _file(path: Path) -> Response:
     return FileResponse(path) if path.is_file() else _no(404, f"{path.name} is not there")
-
-
-def _trusting(ca: Path) -> Any:
-    import ssl
-
-    return ssl.create_default_context(cafile=str(ca))
 
 
 def _no(status: int, why: str) -> Response:

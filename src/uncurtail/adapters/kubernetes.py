@@ -82,22 +82,21 @@ def digest(run_id: str) -> str:
     return hashlib.sha256(run_id.encode()).hexdigest()[:10]
 
 
-def secret(name: str, namespace: str, owner: Manifest | None, told: Mapping[str, str]) -> Manifest:
+def secret(name: str, namespace: str, owner: Manifest, told: Mapping[str, str]) -> Manifest:
     """What a pod is told, as variables; it goes with its owner."""
     meta: Manifest = {
         "name": name,
         "namespace": namespace,
         "labels": {"app.kubernetes.io/managed-by": MANAGER},
-    }
-    if owner is not None:
-        meta["ownerReferences"] = [
+        "ownerReferences": [
             {
                 "apiVersion": owner["apiVersion"],
                 "kind": owner["kind"],
                 "name": owner["metadata"]["name"],
                 "uid": owner["metadata"]["uid"],
             }
-        ]
+        ],
+    }
     return {
         "apiVersion": SECRET.api_version,
         "kind": SECRET.name,

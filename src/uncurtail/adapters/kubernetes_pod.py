@@ -6,6 +6,7 @@ from uncurtail.adapters.kubernetes import MANAGER, POD, SECRET, digest, gone, se
 from uncurtail.adapters.kubernetes_api import JSON, Api, KubeError, Manifest
 from uncurtail.core.clouds import KubernetesSite
 from uncurtail.core.nodes import Node, NodeState
+from uncurtail.operator.hardening import container_context, pod_context
 
 RUN = "uncurtail.dev/run"
 SITE = "uncurtail.dev/site"
@@ -80,6 +81,7 @@ class PodPlace:
             "restartPolicy": "Never",
             "automountServiceAccountToken": False,
             "terminationGracePeriodSeconds": int(self._grace_s),
+            "securityContext": pod_context(machine.pod_security),
             "containers": [
                 {
                     "name": "site",
@@ -87,9 +89,12 @@ class PodPlace:
                     "command": ["uncurtail", "site", "join"],
                     "envFrom": [{"secretRef": {"name": name}}],
                     "resources": resources,
+                    "securityContext": container_context(machine.pod_security),
                 }
             ],
         }
+        if machine.pod_security == "restricted":
+            _give_room(spec)
         if machine.node_selector:
             spec["nodeSelector"] = dict(machine.node_selector)
         if machine.service_account:
@@ -103,3 +108,11 @@ class PodPlace:
         }
         meta = {"name": name, "namespace": self._namespace, "labels": labels}
         return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}
+
+
+def _give_room(spec: Manifest) -> None:
+    """All that a site writes is below its temporary folder and its user's home: one volume."""
+    spec["volumes"] = [{"name": "tmp", "emptyDir": {}}]
+    for container in spec["containers"]:
+        container["env"] = [{"name": "HOME", "value": "/tmp"}]
+        container["volumeMounts"] = [{"name": "tmp", "mountPath": "/tmp"}]

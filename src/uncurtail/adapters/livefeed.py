@@ -14,7 +14,7 @@ from uncurtail.adapters import clock
 from uncurtail.adapters.poller import Arrival, Poller
 from uncurtail.adapters.sources import Point
 from uncurtail.adapters.vessim import INTENSITY, GridSignals, Microgrids
-from uncurtail.core.signals import Reading, Signal
+from uncurtail.core.signals import Reading, Signal, in_force
 
 # A request that is due may be answered any moment: look again so soon.
 LOOK_AGAIN_S = 1.0
@@ -116,10 +116,8 @@ class LiveFeed(Follower):
         return self._microgrids.draw(start, end, power_w, signals)
 
     def _signals_at(self, name: str, t: float) -> GridSignals | None:
-        rows = self._told[name]
-        index = _after(rows, t) - 1
-        value = rows[index].value if index >= 0 else None
-        return None if value is None else {INTENSITY: value}
+        reading = in_force(self._told[name], t)
+        return None if reading is None or reading.value is None else {INTENSITY: reading.value}
 
 
 def _is_news(newest: Arrival | None, arrival: Arrival) -> bool:

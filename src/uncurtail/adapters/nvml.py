@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from uncurtail.adapters import clock
 from uncurtail.adapters.wattmeter import WattError
+from uncurtail.core import slots
 
 
 class Library(Protocol):
@@ -51,7 +52,7 @@ class Nvml:
             names: Sequence[str | int] = (
                 range(self._library.nvmlDeviceGetCount())
                 if devices is None
-                else [name.strip() for name in devices.split(",") if name.strip()]
+                else slots.gpus(devices)
             )
             self._handles = [self._handle(name) for name in names]
         except self._library.NVMLError as error:

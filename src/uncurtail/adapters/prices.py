@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from uncurtail.adapters.livefeed import Follower
-from uncurtail.core.signals import Reading, Trace
+from uncurtail.adapters.poller import Poller
+from uncurtail.core.signals import EUR_PER_KWH, Reading, Signal, Trace, usable
 
 
 class PriceTraces:
@@ -46,10 +47,22 @@ class PriceTraces:
 class LivePrices(Follower):
     """A `ports.Prices` over a poller; of the time to come it knows the newest price alone."""
 
+    def __init__(
+        self,
+        sites: Mapping[str, str],
+        poller: Poller,
+        signal: Signal,
+        start: float,
+        stale_after_s: float,
+    ) -> None:
+        """See `Follower`; a price that is older than `stale_after_s` is expected no more."""
+        super().__init__(sites, poller, signal, start)
+        self._stale_after_s = stale_after_s
+
     def expected(self, site: str, now: float) -> Trace | None:
         """The newest price for ever; None before the first, and where it is unknown."""
         rows = self.told(site)
-        if not rows or rows[-1].value is None:
+        value = usable(rows[-1], now, self._stale_after_s, EUR_PER_KWH) if rows else None
+        if value is None:
             return None
-        newest = rows[-1]
-        return Trace(np.array([newest.t]), np.array([newest.value]), math.inf, newest.signal)
+        return Trace(np.array([rows[-1].t]), np.array([value]), math.inf, rows[-1].signal)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from uncurtail.adapters import children, clock, gpu_limits
 from uncurtail.core import slots
@@ -17,6 +18,12 @@ from uncurtail.runfolder import RunFolder
 LEADER = "leader"
 LOOK_EVERY_S = 0.25
 KILL_AFTER_S = 8.0
+
+
+def leader_command(run: Path, site: str, session: int) -> list[str]:
+    """What heads a session, in the run's folder or in one that joined it."""
+    command = [sys.executable, "-m", "uncurtail", "site", "lead"]
+    return [*command, str(run), site, str(session)]
 
 
 def leader_marks(run: str, site: str, session: int, section: SiteSection) -> dict[str, str]:
@@ -47,7 +54,6 @@ class ProcessProvisioner:
         kill_after_s: float = KILL_AFTER_S,
     ) -> None:
         self._folder = folder
-        self._run = folder.path
         self._sites = sites
         self._snapshot_timeout_s = snapshot_timeout_s
         self._kill_after_s = kill_after_s
@@ -61,13 +67,14 @@ class ProcessProvisioner:
         if (site, session) in self._own or session in self.alive().get(site, ()):
             return
         section = self._sites[site]
-        marks = leader_marks(self._run.name, site, session, section)
-        command = [sys.executable, "-m", "uncurtail", "site", "lead", str(self._run), site]
-        log = self._run / "sites" / site / "log"
+        marks = leader_marks(self._folder.run_id, site, session, section)
         # Not tied to this process: the site outlives a coordinator that crashes, and the next one
         # finds it. The supervisor adopts it.
         child = children.spawn(
-            [*command, str(session)], marks=marks, log=log, dies_with_parent=False
+            leader_command(self._folder.path, site, session),
+            marks=marks,
+            log=self._folder.site(site) / "log",
+            dies_with_parent=False,
         )
         if section.cpus is not None:
             children.keep_to(child.pid, slots.cpus(section.cpus))
@@ -104,13 +111,13 @@ class ProcessProvisioner:
             if process.site and process.session not in found.get(process.site, set()):
                 children.signal_pid(process.pid, signal.SIGKILL)
         for site in self._sites.keys() - found.keys():
-            gpu_limits.restore(self._run / "sites" / site / gpu_limits.RECORD)
+            gpu_limits.restore(self._folder.site(site) / gpu_limits.RECORD)
         return {site: frozenset(sessions) for site, sessions in found.items()}
 
     def _look(self) -> list[children.Marked]:
         if clock.monotonic() - self._looked >= LOOK_EVERY_S:
             for child in self._own.values():
                 child.poll()  # reap
-            self._seen = [p for p in children.marked(self._run.name) if p.site]
+            self._seen = [p for p in children.marked(self._folder.run_id) if p.site]
             self._looked = clock.monotonic()
         return self._seen

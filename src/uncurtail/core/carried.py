@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from uncurtail.core.microgrid import Carried, MicrogridSection, Own, carried_until, pays_s
-from uncurtail.core.policy import Costs
+from uncurtail.core.microgrid import Carried, MicrogridSection, Own, carried_until
+from uncurtail.core.policy import Costs, pays_s
 
 
 def carried(
@@ -29,8 +29,7 @@ def carried(
         before: What it counted on until now.
     """
     for capped, power_w, lasts_s in _levels(costs, own):
-        start = (costs.provision_s, costs.provision_power_w)
-        start_s = None if up else pays_s(section, start, power_w)
+        start_s = None if up else pays_s(section.start_share, costs, power_w)
         counted = before is not None and before.capped is capped
         until = carried_until(section, own._replace(lasts_s=lasts_s), start_s, now, before=counted)
         if until is not None:

@@ -72,6 +72,8 @@ class KubernetesSite(Section):
     gpu_resource: str = "nvidia.com/gpu"
     node_selector: dict[str, str] = Field(default_factory=dict)
     service_account: str | None = None
+    # A pool's is its Federation's, where deploy render writes it: one that asks asks for all.
+    pod_security: Literal["baseline", "restricted"] = "baseline"
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:

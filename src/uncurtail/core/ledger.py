@@ -8,7 +8,7 @@ knows none, counts as energy without emissions (`unpriced_j`), never as zero.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Protocol
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,31 +48,16 @@ class Segment:
         return replace(self, end=until, power_w=power_w)
 
 
-class Energy(Protocol):
-    """Energy by where it came from, in J; see `Tally`."""
-
-    solar_j: float
-    battery_j: float
-    stored_j: float
-
-    @property
-    def grid_j(self) -> float:
-        """All that the grid delivered."""
-        ...
-
-
-@dataclass(slots=True)
-class Tally:
-    """What one site drew in one phase. `clean_j` is the energy below the policy's threshold.
+@dataclass(slots=True, kw_only=True)
+class Energy:
+    """Energy, where it came from, and what it emitted and cost. `clean_j`: below the threshold.
 
     Of `energy_j`, the site's own sun and battery gave `solar_j` and `battery_j`, which emit and
     cost nothing and count as clean; `stored_j` is what the grid gave the battery on top, and
     `grid_j` all that the grid gave. Emissions and costs are the grid's alone: of a stored joule, at
-    the time it was stored. `unpriced_j` is the grid's energy of unknown intensity, `uncosted_j`
-    that of unknown price.
+    the time it was stored. `unpriced_j` is the grid's energy of unknown intensity.
     """
 
-    duration_s: float = 0.0
     energy_j: float = 0.0
     emissions_g: float = 0.0
     clean_j: float = 0.0
@@ -81,17 +66,24 @@ class Tally:
     battery_j: float = 0.0
     stored_j: float = 0.0
     cost_eur: float = 0.0
-    uncosted_j: float = 0.0
 
     @property
     def grid_j(self) -> float:
         """All that the grid delivered."""
         return self.energy_j - self.solar_j - self.battery_j + self.stored_j
 
-    def add(self, other: "Tally") -> None:
+    def add(self, other: Self) -> None:
         """Count another's as well."""
-        for item in fields(Tally):
+        for item in fields(self):
             setattr(self, item.name, getattr(self, item.name) + getattr(other, item.name))
+
+
+@dataclass(slots=True, kw_only=True)
+class Tally(Energy):
+    """What one site drew in one phase. `uncosted_j` is the grid's energy of unknown price."""
+
+    duration_s: float = 0.0
+    uncosted_j: float = 0.0
 
 
 def own_kwh(total: Energy) -> dict[str, float]:
@@ -110,7 +102,7 @@ def own_kwh(total: Energy) -> dict[str, float]:
 def tally(segment: Segment, clean_below_g_per_kwh: float) -> Tally:
     """What one segment amounts to."""
     duration_s = segment.end - segment.start
-    found = Tally(duration_s, segment.power_w * duration_s)
+    found = Tally(duration_s=duration_s, energy_j=segment.power_w * duration_s)
     if segment.flow is not None:
         flow = segment.flow
         found.solar_j, found.battery_j = flow.solar_w * duration_s, flow.battery_w * duration_s

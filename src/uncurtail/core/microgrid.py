@@ -223,10 +223,3 @@ def carried_until(
     else:
         counts = own.lasts_s >= max(section.resume_s, start_s or 0.0)
     return now + min(left_s, LOOK_AGAIN_S) if counts else None
-
-
-def pays_s(section: MicrogridSection, start: tuple[float, float], train_power_w: float) -> float:
-    """How long a site must train to be worth a start of (seconds, W)."""
-    seconds, power_w = start
-    worth_w = section.start_share * train_power_w
-    return seconds + (power_w * seconds / worth_w if worth_w > 0.0 else 0.0)

@@ -219,9 +219,9 @@ def _lookahead(policy: Lookahead, costs: Costs, view: View) -> Decision:
         return _by_experience(policy, costs, view)
     end = forecast.clean_until(view.now, policy.closes_above_g_per_kwh)
     if view.up_since is None:
-        pays_s = _pays_s(policy, costs)
+        least_s = _pays_s(policy, costs)
         # A doubtful forecast has to promise more: the shorter the window, the likelier an error.
-        needed_s = pays_s + MARGIN * forecast.error_s(pays_s)
+        needed_s = least_s + MARGIN * forecast.error_s(least_s)
         return TRAIN if end - view.now >= min(needed_s, forecast.until - view.now) else REST
     # Only a forecast that is sure to a step may end a stay: a wrong guess costs a start.
     if forecast.error_s(end - view.now) > policy.leave_before_s:
@@ -232,12 +232,16 @@ def _lookahead(policy: Lookahead, costs: Costs, view: View) -> Decision:
     return _between(policy, costs, view, forecast)
 
 
-def _pays_s(policy: Lookahead, costs: Costs) -> float:
-    """How long a window must go on to be worth a start."""
-    worth_w = policy.start_share * costs.train_power_w
+def pays_s(start_share: float, costs: Costs, train_power_w: float) -> float:
+    """How long training at this power must go on to be worth a start."""
+    worth_w = start_share * train_power_w
     if worth_w <= 0.0:  # a share of almost nothing is rounded to nothing
         return costs.provision_s
     return costs.provision_s + costs.provision_power_w * costs.provision_s / worth_w
+
+
+def _pays_s(policy: Lookahead, costs: Costs) -> float:
+    return pays_s(policy.start_share, costs, costs.train_power_w)
 
 
 def _by_experience(policy: Lookahead, costs: Costs, view: View) -> Decision:

@@ -1,6 +1,8 @@
 """Stage 1: what is known about a site's power, and since when."""
 
 import math
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
@@ -85,6 +87,12 @@ class Reading:
     def ahead_s(self, now: float) -> float:
         """How far the value was stamped ahead of the time at which it was known."""
         return (self.t if self.published is None else self.published) - min(self.t, now)
+
+
+def in_force(readings: Sequence[Reading], t: float) -> Reading | None:
+    """The newest of one site's readings, rising in time, that was known at `t`, however old."""
+    index = bisect_right(readings, t, key=lambda reading: reading.t) - 1
+    return None if index < 0 else readings[index]
 
 
 def usable(

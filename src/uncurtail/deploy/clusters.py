@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from uncurtail.adapters.gate_pass import END_WALL_S
+from uncurtail.adapters.kubernetes_pool import secret_name
 from uncurtail.config import Config
 from uncurtail.core.clouds import KubernetesSite
 from uncurtail.deploy.parts import Name
@@ -13,8 +14,6 @@ from uncurtail.operator.names import API_VERSION, GROUP
 from uncurtail.provisioning import sites_of
 
 RBAC = "rbac.authorization.k8s.io"
-
-
 MARGIN_S = 10  # of a pod's end beyond its session's
 
 
@@ -143,6 +142,7 @@ def _federation(name: Name, places: Sequence[Placed], image: str, end_s: int) ->
     federation = places[0].machine.federation
     assert federation is not None
     idle = {"name": "superlink", "command": ["/bin/sh", "-c", "exec sleep infinity"]}
+    restricted = any(place.machine.pod_security == "restricted" for place in places)
     return {
         "apiVersion": API_VERSION,
         "kind": "Federation",
@@ -151,26 +151,33 @@ def _federation(name: Name, places: Sequence[Placed], image: str, end_s: int) ->
             "mode": "StatefulSet",
             "isolationMode": "subprocess",
             "version": "1.41",
+            **({"podSecurity": "restricted"} if restricted else {}),
             # Its pods are no SuperNodes of its own SuperLink: they join the run through its gate.
             "probes": {"enabled": False},
             "superlink": {"image": image, "podTemplate": {"spec": {"containers": [idle]}}},
             # The run says when a site is drained; this is for one that it cannot speak of any more.
             "drain": {"timeoutSeconds": end_s + 30, "terminationGracePeriodSeconds": end_s},
-            "supernodes": {"image": image, "pools": [_pool(federation, p) for p in places]},
+            "supernodes": {
+                "image": image,
+                "pools": [_pool(federation, p, restricted) for p in places],
+            },
         },
     }
 
 
-def _pool(federation: str, place: Placed) -> Manifest:
+def _pool(federation: str, place: Placed, restricted: bool) -> Manifest:
     pool = place.machine.pool
-    told = {"secretRef": {"name": f"{federation}-supernode-{pool}-session"}}
-    container = {
+    told = {"secretRef": {"name": secret_name(f"{federation}-supernode-{pool}")}}
+    container: Manifest = {
         "name": "supernode",
         # The operator's arguments follow, and the shell takes no notice of them. --stay: a session
         # that is over leaves its pod to be taken away.
         "command": ["/bin/sh", "-c", "exec uncurtail site join --stay", "sh"],
         "envFrom": [told],
     }
+    if restricted:
+        # The operator gives it no more to write to than /tmp and Flower's home.
+        container["env"] = [{"name": "HOME", "value": "/tmp"}]
     made: Manifest = {
         "name": pool,
         "replicas": 0,

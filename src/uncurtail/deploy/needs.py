@@ -6,7 +6,8 @@ from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
 from uncurtail import provisioning
-from uncurtail.config import Config, ConfigError, place
+from uncurtail.config import Config, ConfigError
+from uncurtail.core.section import place
 from uncurtail.deploy.coordinator import Gate, ServiceType
 from uncurtail.deploy.parts import RUNS, Name
 from uncurtail.supervisor import DRAIN_S

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 
 from uncurtail.operator.fields import Manifest
+from uncurtail.operator.hardening import UID, container_context, pod_context
 
-# That of deploy/Dockerfile: whoever else writes to the claim must be able to be the same.
-UID = 49999
 RUNS = "/runs"  # on the claim: run folders, and files that an experiment names
 CACHE = "/cache"  # on the claim, too: prepared data
 EXPERIMENT_DIR = "/etc/uncurtail"
@@ -55,14 +54,11 @@ class Name:
 
 def pod_security(low_port: bool) -> Manifest:
     """What Kubernetes' restricted profile asks of a pod; files of the claim are our user's."""
-    context: Manifest = {
-        "runAsNonRoot": True,
-        "runAsUser": UID,
+    context = pod_context("restricted", owns_volumes=True) | {
+        # Whoever else writes to the claim must be able to be the same.
         "runAsGroup": UID,
-        "fsGroup": UID,
         # Not at each start: it would open private keys to the group, file by file.
         "fsGroupChangePolicy": "OnRootMismatch",
-        "seccompProfile": {"type": "RuntimeDefault"},
     }
     if low_port:
         # One of the safe ones: without it only root may listen below 1024.
@@ -72,8 +68,4 @@ def pod_security(low_port: bool) -> Manifest:
 
 def container_security() -> Manifest:
     """What the restricted profile asks of a container, and a root file system that stays."""
-    return {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
+    return container_context("restricted")

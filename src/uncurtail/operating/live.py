@@ -59,6 +59,7 @@ class LiveCluster:
         except KubeError as error:
             self.retry_after_s = error.retry_after_s
             raise ApiError(str(error), transient=error.transient) from None
+        log.info("%s/%s: %s", *self._key, _told(action))
 
     def report(self, status: Manifest, events: Iterable[Event]) -> None:
         """Write the status where it differs, and post events.
@@ -222,3 +223,10 @@ class LiveCluster:
         except KubeError as error:
             # Nothing rests on events; 409 is one that was posted by a call that lost its answer.
             log.info("an event of %s is lost: %s", meta["name"], error)
+
+
+def _told(action: object) -> str:
+    """An action in a line, without the whole object."""
+    named = getattr(action, "manifest", None)
+    what = f"{named['kind']} {named['metadata']['name']}" if named else str(action)
+    return f"{type(action).__name__.lower()} {what}"

@@ -15,6 +15,7 @@ from uncurtail.operating.kinds import FEDERATION, Key
 from uncurtail.operating.live import FINALIZER, LiveCluster
 from uncurtail.operating.measures import Measures
 from uncurtail.operating.mirror import Mirror
+from uncurtail.operator.actions import Event
 from uncurtail.operator.fields import Manifest
 from uncurtail.operator.observed import is_ending
 from uncurtail.operator.reconcile import Outcome, reconcile
@@ -26,6 +27,7 @@ AT_ONCE = 8  # Federations worked on side by side: what each waits for is the AP
 # taken in one go.
 SETTLE_S = 0.2
 IDLE_S = 1.0
+STAND_BY_S = 0.1  # between looks whether we lead, and have listed everything
 
 
 class Worker:
@@ -50,9 +52,7 @@ class Worker:
             return
         before = self._mirror.federation(key)
         if self._mirror.take(name, thing) is not None:
-            generation = thing["metadata"].get("generation")
-            old = (before or {}).get("metadata", {}).get("generation")
-            self.agenda.mark(key, fresh=generation != old)
+            self.agenda.mark(key, fresh=_generation(thing) != _generation(before))
 
     async def run(self, synced: Callable[[], bool]) -> None:
         """Work for ever, once `synced`: a plan over half a view would make things twice."""
@@ -60,14 +60,17 @@ class Worker:
         try:
             while True:
                 self._woken.clear()
-                if self._leads() and synced():
+                ready = self._leads() and synced()
+                if ready:
                     while len(running) < AT_ONCE and (key := self.agenda.take()) is not None:
                         task = asyncio.create_task(asyncio.to_thread(self.work, key))
                         running.add(task)
                         task.add_done_callback(running.discard)
                 pause_s = IDLE_S if len(running) >= AT_ONCE else self.agenda.wait_s(IDLE_S)
+                # Whoever stands by has much that is due, and nothing to do.
+                least_s = 0.01 if ready else STAND_BY_S
                 try:
-                    async with asyncio.timeout(max(pause_s, 0.01)):
+                    async with asyncio.timeout(max(pause_s, least_s)):
                         await self._woken.wait()
                 except TimeoutError:
                     pass
@@ -76,10 +79,11 @@ class Worker:
             await asyncio.gather(*running, return_exceptions=True)
 
     def work(self, key: Key) -> None:
-        """Reconcile one Federation. Never raises."""
+        """Reconcile one Federation. What fails is told, and never stops the others."""
         began = clock.monotonic()
         cluster = LiveCluster(self._api, self._mirror, key)
         again_in_s: float | None = None
+        told: str | None = None  # to the Federation's users, who do not read our log
         try:
             outcome = self._reconcile(cluster, key)
         except KubeError as error:
@@ -88,20 +92,24 @@ class Worker:
             if error.code == 404:
                 self._mirror.forget(FEDERATION.name, *key)
                 failed = False
+            elif not error.transient:
+                told = str(error)
         # A bug must stop neither the operator nor its other Federations.
-        except Exception:
+        except Exception as error:
             log.exception("%s/%s cannot be reconciled", *key)
-            failed = True
+            failed, told = True, f"a bug, of which the operator's log says more: {error!r}"
         else:
             failed = outcome is not None and outcome.failure is not None
             if outcome is not None and outcome.failure is not None:
                 log.warning("%s/%s: %s", *key, outcome.failure)
                 again_in_s = cluster.retry_after_s
             elif outcome is not None and not outcome.plan.finished:
-                acted = bool(outcome.plan.actions)
-                again_in_s = min(SETTLE_S, outcome.wake_s) if acted else outcome.wake_s
+                acted, wake_s = bool(outcome.plan.actions), outcome.plan.wake_s
+                again_in_s = min(SETTLE_S, wake_s) if acted else wake_s
         self.agenda.done(key, again_in_s, failed=failed)
         self._measures.reconciled("failed" if failed else "ok", clock.monotonic() - began)
+        if told is not None:
+            cluster.report({}, [Event("Warning", "NotReconciled", told)])
 
     def _reconcile(self, cluster: LiveCluster, key: Key) -> Outcome | None:
         federation = self._mirror.federation(key)
@@ -113,8 +121,11 @@ class Worker:
         else:
             federation = cluster.claim(federation)
         outcome = reconcile(cluster, federation, clock.wall())
-        for action in outcome.plan.actions:
-            log.info("%s/%s: %s", *key, _told(action))
+        after = self._mirror.federation(key)
+        if after is not None and _generation(after) != _generation(federation):
+            # The answer to our status had a spec that was not planned for; its event, which comes
+            # later, is no news.
+            self.agenda.mark(key, fresh=True)
         if outcome.plan.finished and outcome.failure is None:
             cluster.let_go(federation)
         return outcome
@@ -123,8 +134,5 @@ class Worker:
         self._loop.call_soon_threadsafe(self._woken.set)
 
 
-def _told(action: object) -> str:
-    """An action in a line, without the whole object."""
-    named = getattr(action, "manifest", None)
-    what = f"{named['kind']} {named['metadata']['name']}" if named else str(action)
-    return f"{type(action).__name__.lower()} {what}"
+def _generation(federation: Manifest | None) -> object:
+    return None if federation is None else federation["metadata"].get("generation")

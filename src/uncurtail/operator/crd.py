@@ -1,7 +1,5 @@
 """The CustomResourceDefinitions, made from the models: one source of schema and rules."""
 
-import json
-
 from uncurtail.operator.fields import KubeSection, Manifest
 from uncurtail.operator.names import API_VERSION, GROUP
 from uncurtail.operator.rules import NAME_RULES, SPEC_RULES
@@ -14,15 +12,6 @@ _DROPPED = frozenset({"title", "$defs", "additionalProperties"})
 def crds() -> list[Manifest]:
     """Both of them, as `kubectl apply` takes them."""
     return [_federation(), _supernode_pool()]
-
-
-def as_yaml(documents: list[Manifest]) -> str:
-    """As a YAML stream, whose order and line breaks never change by themselves."""
-    import yaml
-
-    # Copied apart: what two places share would become an anchor, of no use to a reader.
-    apart = json.loads(json.dumps(documents))
-    return str(yaml.safe_dump_all(apart, sort_keys=False, width=100))
 
 
 def structural(model: type[KubeSection]) -> Manifest:

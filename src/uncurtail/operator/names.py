@@ -24,6 +24,7 @@ POOL_LABEL = "flower.flwr.ai/pool"
 # places in containers
 TLS_DIR = "/etc/flower/tls"
 AUTH_KEY = "/etc/flower/auth/key"
+NODE_KEYS_DIR = "/etc/flower/supernode-keys"
 SUPEREXEC_SECRET = "/etc/flower/superexec/secret"
 PODINFO_DIR = "/etc/flower/podinfo"
 STATE_DIR = "/var/lib/flower"

@@ -42,7 +42,8 @@ def secret_volumes(spec: FederationSpec, side: Side) -> list[Manifest]:
         else:
             name = spec.tls.ca_secret_name or spec.tls.secret_name
             volumes.append(_secret("flower-tls", name, "ca.crt"))
-        if side == "superlink" and spec.isolation_mode == "process":
+        guests = spec.isolation_mode == "process" or spec.superlink.supernode_keys is not None
+        if side == "superlink" and guests:
             volumes.append(_secret("flower-ca", spec.tls.secret_name, "ca.crt"))
     if spec.superexec_auth is not None:
         volumes.append(_secret("flower-superexec", spec.superexec_auth.secret_name, "secret"))

@@ -2,14 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from uncurtail.operator import names
 from uncurtail.operator.fields import Manifest
-
-# The user of Flower's own images, as Flower documents it; a podTemplate's securityContext wins.
-FLOWER_UID = 49999
-Security = Literal["baseline", "restricted"]
+from uncurtail.operator.hardening import Security, container_context, pod_context
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +35,14 @@ def pod_template(given: Manifest | None, pod: Pod) -> Manifest:
         defaults["terminationGracePeriodSeconds"] = pod.grace_s
     if pod.runtime_class is not None:
         defaults["runtimeClassName"] = pod.runtime_class
-    restricted = pod.security == "restricted"
     spec = defaults | spec
-    spec["securityContext"] = _pod_security(pod) | (spec.get("securityContext") or {})
+    ours = pod_context(pod.security, owns_volumes=pod.owns_volumes)
+    spec["securityContext"] = ours | (spec.get("securityContext") or {})
     spec["containers"] = [
-        _hardened(merge_container(theirs.get(c["name"], {}), c), restricted) for c in pod.containers
+        _hardened(merge_container(theirs.get(c["name"], {}), c), pod.security)
+        for c in pod.containers
     ]
-    volumes = by_key("name", spec.get("volumes") or [], pod.volumes, _writable(restricted))
+    volumes = by_key("name", spec.get("volumes") or [], pod.volumes, _writable(pod.security))
     if volumes:
         spec["volumes"] = volumes
     merged: Manifest = {"metadata": {"labels": {**(meta.get("labels") or {}), **pod.labels}}}
@@ -89,23 +86,10 @@ def by_key(key: str, *lists: Iterable[Manifest]) -> list[Manifest]:
     return list(joined.values())
 
 
-def _pod_security(pod: Pod) -> Manifest:
-    context: Manifest = {"seccompProfile": {"type": "RuntimeDefault"}}
-    if pod.security == "restricted":
-        context |= {"runAsNonRoot": True, "runAsUser": FLOWER_UID}
-    if pod.owns_volumes or pod.security == "restricted":
-        context["fsGroup"] = FLOWER_UID
-    return context
-
-
-def _hardened(container: Manifest, restricted: bool) -> Manifest:
+def _hardened(container: Manifest, security: Security) -> Manifest:
     given: Manifest = container.get("securityContext") or {}
-    context: Manifest = {}
-    # The API server refuses the pair of privileged and this.
-    if not given.get("privileged"):
-        context["allowPrivilegeEscalation"] = False
-    if restricted:
-        context |= {"capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True}
+    context = container_context(security, privileged=bool(given.get("privileged")))
+    if security == "restricted":
         home = {"name": "FLWR_HOME", "value": names.HOME_DIR}
         mounts = [
             {"name": "flower-home", "mountPath": names.HOME_DIR},
@@ -118,7 +102,7 @@ def _hardened(container: Manifest, restricted: bool) -> Manifest:
     return container | {"securityContext": context | given}
 
 
-def _writable(restricted: bool) -> list[Manifest]:
-    if not restricted:
+def _writable(security: Security) -> list[Manifest]:
+    if security == "baseline":
         return []
     return [{"name": "flower-home", "emptyDir": {}}, {"name": "flower-tmp", "emptyDir": {}}]

@@ -1,4 +1,4 @@
-"""One reconciliation: look, plan, carry out, report; whatever fails is said in the status."""
+"""One reconciliation: look, plan, carry out, report; what is refused is said in the status."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,6 @@ from uncurtail.operator.actions import Action, Annotate, Cluster, Create, Update
 from uncurtail.operator.fields import Manifest
 from uncurtail.operator.observed import ref_of
 from uncurtail.operator.plan import Plan, plan
-
-RETRY_S = 5.0
 
 
 class ApiError(Exception):
@@ -21,10 +19,9 @@ class ApiError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What was planned, when to look again, and what failed, if something did."""
+    """What was planned, and what failed, if something did."""
 
     plan: Plan
-    wake_s: float
     failure: str | None = None
 
 
@@ -47,8 +44,7 @@ def reconcile(cluster: Cluster, federation: Manifest, now: float) -> Outcome:
                 said, events = after.status, [*events, *after.events]
             break
     cluster.report(said, events)
-    wake_s = decided.wake_s if failure is None else min(RETRY_S, decided.wake_s)
-    return Outcome(decided, wake_s, failure)
+    return Outcome(decided, failure)
 
 
 def _what(action: Action) -> str:

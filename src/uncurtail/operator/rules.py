@@ -120,6 +120,17 @@ SPEC_RULES: tuple[Rule, ...] = (
         lambda spec: len({p.auth is None for p in spec.supernodes.pools}) <= 1,
     ),
     Rule(
+        "superlink.supernodeKeys: only SuperNodes with private keys are registered; it needs tls, "
+        "and auth in each pool",
+        "!has(self.superlink.supernodeKeys) || (has(self.tls) && "
+        + _ALL.format("has(p.auth)")
+        + ")",
+        lambda spec: (
+            spec.superlink.supernode_keys is None
+            or (spec.tls is not None and _pools(lambda p: p.auth is not None)(spec))
+        ),
+    ),
+    Rule(
         "superexecAuth: only isolation mode process has a SuperExec to trust",
         "!has(self.superexecAuth) || self.isolationMode == 'process'",
         lambda spec: spec.superexec_auth is None or spec.isolation_mode == "process",
@@ -173,7 +184,7 @@ def warnings(federation: Federation) -> tuple[str, ...]:
     spec = federation.spec
     said: list[str] = []
     for where, ours, template in (
-        ("superlink", {"superlink", "superexec-serverapp"}, spec.superlink.pod_template),
+        ("superlink", _link_containers(spec), spec.superlink.pod_template),
         *(
             (f"pool {p.name}", {"supernode", "superexec-clientapp"}, p.pod_template)
             for p in spec.supernodes.pools
@@ -195,6 +206,11 @@ def warnings(federation: Federation) -> tuple[str, ...]:
     if dialect_of(spec).guessed:
         said.append("version: neither it nor the SuperLink image's tag says which Flower this is")
     return tuple(said)
+
+
+def _link_containers(spec: FederationSpec) -> set[str]:
+    asked = set() if spec.superlink.supernode_keys is None else {"supernode-keys"}
+    return {"superlink", "superexec-serverapp"} | asked
 
 
 def _containers(template: Manifest | None) -> list[Manifest]:

@@ -17,6 +17,7 @@ from uncurtail.operator.fields import (
     VolumeClaim,
     VolumeMount,
 )
+from uncurtail.operator.hardening import Security
 from uncurtail.operator.poolspec import Disruption, Drain, Pool, Port, Retention, Text
 
 Mode = Literal["DaemonSet", "StatefulSet"]
@@ -48,6 +49,16 @@ class Persistence(KubeSection):
     storage_class_name: str | None = None
 
 
+class NodeKeys(KubeSection):
+    """Public keys of SuperNodes, which the SuperLink's pod keeps registered."""
+
+    config_map_name: Text = Field(
+        description="A ConfigMap with one public key for each SuperNode, in OpenSSH form, under "
+        "the name of its private key; NAME.pub will do. It is the whole list: whoever is not on "
+        "it is unregistered, and Flower takes no key twice."
+    )
+
+
 class SuperLink(KubeSection):
     """The one SuperLink of the federation."""
 
@@ -69,6 +80,7 @@ class SuperLink(KubeSection):
     volume_claim_templates: list[VolumeClaim] = Field(default_factory=list)
     persistent_volume_claim_retention_policy: Retention | None = None
     persistence: Persistence | None = None
+    supernode_keys: NodeKeys | None = None
     pod_disruption_budget: Disruption | None = Field(
         default=None,
         description="None if not given: one that guards a single pod blocks node drains.",
@@ -150,7 +162,7 @@ class FederationSpec(KubeSection):
     drain: Drain = Drain()
     network_policy: Network = Network()
     probes: Probes = Probes()
-    pod_security: Literal["baseline", "restricted"] = Field(
+    pod_security: Security = Field(
         default="baseline",
         description="restricted: no root, no capabilities, a read-only root file system.",
     )

@@ -1,6 +1,6 @@
 """The SuperLink's objects: its StatefulSet and its Service."""
 
-from uncurtail.operator import names, parts
+from uncurtail.operator import names, nodekeys, parts
 from uncurtail.operator.dialects import Dialect, ExecFlags, LinkFlags
 from uncurtail.operator.fields import Manifest
 from uncurtail.operator.pods import Pod, by_key, pod_template
@@ -45,12 +45,12 @@ def stateful_set(federation: Federation, dialect: Dialect) -> Manifest:
     containers = [_superlink(federation, dialect)]
     if spec.isolation_mode == "process":
         containers.append(_superexec(federation, dialect))
+    containers += nodekeys.containers(spec)
+    ours = [*parts.secret_volumes(spec, "superlink"), *nodekeys.volumes(spec)]
     pod = Pod(
         labels=names.labels(federation),
         containers=tuple(containers),
-        volumes=tuple(
-            by_key("name", parts.secret_volumes(spec, "superlink"), spec.superlink.volumes)
-        ),
+        volumes=tuple(by_key("name", ours, spec.superlink.volumes)),
         service_account=name,
         security=spec.pod_security,
         owns_volumes=spec.superlink.persistence is not None,

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from uncurtail.core.fleet import Phase
+from uncurtail.core.ledger import Energy
 from uncurtail.core.policy import Costs
-from uncurtail.plan.integrate import Energy, Integral, Spans, intersect, together
+from uncurtail.plan.integrate import Integral, Spans, intersect, together
 
 
 @dataclass(slots=True)

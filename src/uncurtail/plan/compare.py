@@ -175,7 +175,7 @@ def compare(
     if microgrids:
         notes.append("always on: counted without batteries and suns, on the grid alone")
     if costs is not None:
-        paid = (f"{row.name} {row.outcome.energy.cost:.2f} EUR" for row in rows)
+        paid = (f"{row.name} {row.outcome.energy.cost_eur:.2f} EUR" for row in rows)
         notes.append(f"electricity: {', '.join(paid)}")
     ended = [row for row in rows if row.outcome.completed]
     longest = max(ended, key=lambda row: row.outcome.end, default=None)
@@ -282,7 +282,7 @@ def bound(own: Scenario, outcome: Outcome, time_limit_wall_s: float) -> Best | N
     if work_s <= 0.0:
         return None
     problem = oracle.Problem(
-        sites={name: oracle.SiteCost(*cost) for name, cost in own.sites.items()},
+        sites=own.sites,
         traces=own.traces,
         start=own.start,
         deadline_s=_slots(own, outcome) * SLOT_S,

@@ -1,50 +1,15 @@
 """From what sites did to joules and grams: exact integrals over stepwise intensities."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from uncurtail.core.ledger import J_PER_KWH
+from uncurtail.core.ledger import J_PER_KWH, Energy
 from uncurtail.core.signals import Trace
 
 Array = NDArray[np.float64]
 Spans = tuple[Array, Array]  # starts and ends, each (n,), rising and without overlap
-
-
-@dataclass(slots=True)
-class Energy:
-    """Energy in J and emissions in g. `clean_j`: below the threshold; `unpriced_j`: at unknown.
-
-    Of the energy, `solar_j` and `battery_j` were the site's own; `stored_j` went from the grid into
-    its battery on top.
-    """
-
-    energy_j: float = 0.0
-    emissions_g: float = 0.0
-    clean_j: float = 0.0
-    unpriced_j: float = 0.0
-    cost: float = 0.0
-    solar_j: float = 0.0
-    battery_j: float = 0.0
-    stored_j: float = 0.0
-
-    @property
-    def grid_j(self) -> float:
-        """All that the grid delivered."""
-        return self.energy_j - self.solar_j - self.battery_j + self.stored_j
-
-    def add(self, other: "Energy") -> None:
-        """Count another's as well."""
-        self.energy_j += other.energy_j
-        self.emissions_g += other.emissions_g
-        self.clean_j += other.clean_j
-        self.unpriced_j += other.unpriced_j
-        self.cost += other.cost
-        self.solar_j += other.solar_j
-        self.battery_j += other.battery_j
-        self.stored_j += other.stored_j
 
 
 class Integral:
@@ -77,10 +42,13 @@ class Integral:
             return Energy()
         total, clean, known = self.over(spans)
         seconds = float((spans[1] - spans[0]).sum())
-        cost = 0.0 if prices is None else prices.over(spans)[0] * power_w / J_PER_KWH
-        grams = total * power_w / J_PER_KWH
-        unknown_s = max(0.0, seconds - known)
-        return Energy(seconds * power_w, grams, clean * power_w, unknown_s * power_w, cost)
+        return Energy(
+            energy_j=seconds * power_w,
+            emissions_g=total * power_w / J_PER_KWH,
+            clean_j=clean * power_w,
+            unpriced_j=max(0.0, seconds - known) * power_w,
+            cost_eur=0.0 if prices is None else prices.over(spans)[0] * power_w / J_PER_KWH,
+        )
 
 
 # A trace without an end holds its last value until here (year 2286).

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncurtail.core.microgrid import Microgrid
-from uncurtail.core.policy import Capped
+from uncurtail.core.policy import Costs
 from uncurtail.core.signals import Trace
 from uncurtail.plan.ownprogram import own_shape
 from uncurtail.plan.program import WHOLE, Array, Program, Shape, build, slot_means
@@ -35,17 +35,6 @@ NOTHING_KG = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class SiteCost:
-    """What a site draws (W) in each state, how long a start takes (s), how fast a capped one is."""
-
-    train_power_w: float
-    idle_power_w: float
-    provision_power_w: float
-    provision_s: float
-    capped: Capped | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Problem:
     """The work, where it may be done, and until when.
 
@@ -58,7 +47,7 @@ class Problem:
     are of the sites that have one, as they are charged at the start.
     """
 
-    sites: Mapping[str, SiteCost]
+    sites: Mapping[str, Costs]
     traces: Mapping[str, Trace]
     start: float
     deadline_s: float
@@ -182,7 +171,7 @@ def _shape(problem: Problem) -> Shape:
     )
 
 
-def _levels(costs: Sequence[SiteCost]) -> tuple[Array, Array]:
+def _levels(costs: Sequence[Costs]) -> tuple[Array, Array]:
     """Power and speed of every site at full power, and capped if any site can be."""
     full_w = [cost.train_power_w for cost in costs]
     if all(cost.capped is None for cost in costs):

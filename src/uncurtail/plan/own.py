@@ -2,11 +2,10 @@
 
 from uncurtail.core.carried import carried
 from uncurtail.core.fleet import Phase
-from uncurtail.core.ledger import J_PER_KWH, Segment, tally
+from uncurtail.core.ledger import Energy, Segment, tally
 from uncurtail.core.microgrid import Carried, Microgrid, Own
 from uncurtail.core.policy import Costs
 from uncurtail.core.signals import Trace
-from uncurtail.plan.integrate import Energy
 
 
 class OwnSite:
@@ -38,7 +37,9 @@ class OwnSite:
             until = min(end, self._trace.next_change(start))
             mode = self._microgrid.mode(value if known else None, self._clean)
             for begin, stop, flow in self._microgrid.walk(self.soc, load_w, (start, until), mode):
-                self._add(Segment("", "", begin, stop, load_w, value, flow))
+                price = None if self._price is None else self._price.at(begin)
+                segment = Segment("", "", begin, stop, load_w, value, flow, price)
+                self.energy.add(tally(segment, self._clean))
                 self.soc = flow.soc
             start = until
 
@@ -52,22 +53,6 @@ class OwnSite:
         section = self._microgrid.section
         self.carried = carried(section, self._costs, own, now, up=up, before=self.carried)
         return self.carried
-
-    def _add(self, segment: Segment) -> None:
-        found = tally(segment, self._clean)
-        price = 0.0 if self._price is None else self._price.at(segment.start) or 0.0
-        self.energy.add(
-            Energy(
-                found.energy_j,
-                found.emissions_g,
-                found.clean_j,
-                found.unpriced_j,
-                price * found.grid_j / J_PER_KWH,
-                found.solar_j,
-                found.battery_j,
-                found.stored_j,
-            )
-        )
 
 
 def load_w(costs: Costs, phase: Phase, shared: float) -> float:

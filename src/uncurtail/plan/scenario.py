@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 from uncurtail.core.fleet import Phase
 from uncurtail.core.issues import Issues
+from uncurtail.core.ledger import Energy
 from uncurtail.core.microgrid import Microgrid
 from uncurtail.core.policy import Costs, PolicySection
 from uncurtail.core.signals import Trace
-from uncurtail.plan.integrate import Energy
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from uncurtail.core.capacity import admitted
 from uncurtail.core.ending import Spent
-from uncurtail.core.fleet import Phase
+from uncurtail.core.fleet import STARTS, Phase
 from uncurtail.core.forecasts import Experience, perfect
 from uncurtail.core.microgrid import LOOK_AGAIN_S
 from uncurtail.core.planner import Stand, Work, make_plan
@@ -112,8 +112,8 @@ def simulate(scenario: Scenario) -> Outcome:
     outcome = _Simulation(scenario).run()
     if not isinstance(scenario.policy, Budget) or not _over(scenario.policy, outcome):
         return outcome
-    # Spending only grows with time: halve the time until the second in which the limit is reached.
-    # It grows beyond the last training, too: by what sites draw until they are released.
+    # Halve the time until the second in which the limit is reached, and not paid back by negative
+    # prices; that may lie beyond the last training: sites draw until they are released.
     low, high = scenario.start, max(end for _, _, end in _all_phases(outcome))
     while high - low > 1.0:
         middle = (low + high) / 2.0
@@ -132,7 +132,7 @@ def _all_phases(outcome: Outcome) -> Iterator[tuple[Phase, float, float]]:
 
 def _over(policy: Budget, outcome: Outcome) -> str | None:
     energy = outcome.energy
-    return Spent(outcome.end, energy.emissions_g / 1000.0, energy.cost).over(policy)
+    return Spent(outcome.end, energy.emissions_g / 1000.0, energy.cost_eur).over(policy)
 
 
 class _Simulation:
@@ -292,7 +292,7 @@ class _Simulation:
     def _apply(self, site: _Site, verdict: Verdict, now: float) -> bool:
         """Move the site towards its verdict; False when it waits to be admitted."""
         if site.phase is Phase.RELEASED:
-            if verdict not in (Verdict.TRAIN, Verdict.CAPPED, Verdict.READY):
+            if verdict not in STARTS:
                 return True
             if self.scenario.max_sites is not None:
                 return False

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from uncurtail.config import ConfigError, parse
 from uncurtail.core.fleet import Phase, SiteSection
 from uncurtail.core.microgrid import Microgrid
-from uncurtail.plan.oracle import NOTHING_KG, SAID_GAP, Problem, SiteCost, solve
+from uncurtail.core.policy import Costs
+from uncurtail.plan.oracle import NOTHING_KG, SAID_GAP, Problem, solve
 from uncurtail.report.rundata import RunData
 from uncurtail.sourcing import microgrids
 
@@ -84,6 +85,6 @@ def _slot_s(run: RunData, makespan_s: float) -> float:
     return min(SLOT_S, fine)
 
 
-def _cost(run: RunData, site: str) -> SiteCost:
+def _cost(run: RunData, site: str) -> Costs:
     section = SiteSection.model_validate(run.config["sites"][site])
-    return SiteCost(*section.costs())
+    return section.costs()

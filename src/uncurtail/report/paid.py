@@ -1,14 +1,13 @@
 """What a run's power cost by its own record: prices that were read, or else were declared."""
 
 import math
-from bisect import bisect_right
 
 import numpy as np
 
 from uncurtail.core.fleet import Phase
 from uncurtail.core.ledger import J_PER_KWH
 from uncurtail.core.pricing import PriceSection, price_at
-from uncurtail.core.signals import Trace
+from uncurtail.core.signals import Trace, in_force
 from uncurtail.report.rundata import RunData
 
 
@@ -34,12 +33,11 @@ def declared_note(run: RunData) -> str | None:
     energy_j = 0.0
     for site in run.sites:
         rows = [reading for reading in told if reading.site == site]
-        times = [reading.t for reading in rows]
         for segment in run.segments:
             if segment.site != site or segment.phase == Phase.RELEASED:
                 continue
-            at = bisect_right(times, segment.start) - 1
-            price = price_at(rows[at] if at >= 0 else None, segment.start, stale_s, math.nan)
+            reading = in_force(rows, segment.start)
+            price = price_at(reading, segment.start, stale_s, math.nan)
             if price.declared and segment.price_eur_per_kwh is not None:
                 energy_j += segment.grid_w * (segment.end - segment.start)
     if energy_j <= 0.0:

@@ -9,7 +9,7 @@ from uncurtail.adapters import children
 from uncurtail.adapters.blobs import UnusableError
 from uncurtail.adapters.gate_client import Gate
 from uncurtail.adapters.gate_pass import ADDRESS, Pass
-from uncurtail.config import place
+from uncurtail.core.section import place
 from uncurtail.errors import UserError
 from uncurtail.lm.prepare import cache_folder
 from uncurtail.site.machine import Ended, Machine

@@ -11,7 +11,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,10 +22,11 @@ from uncurtail.adapters import certificates, children, clock, gpu_limits
 from uncurtail.adapters.blobs import BlobError, UnusableError
 from uncurtail.adapters.gate_client import LockedOutError, NotWantedError
 from uncurtail.adapters.gate_pass import END_WALL_S, PASS_FILE, Pass
-from uncurtail.adapters.processes import leader_marks
-from uncurtail.config import Config, place
+from uncurtail.adapters.processes import leader_command, leader_marks
+from uncurtail.config import Config
 from uncurtail.core.orders import Wanted
 from uncurtail.core.rounds import member
+from uncurtail.core.section import place
 from uncurtail.errors import UserError
 from uncurtail.lm.manifest import MANIFEST_FILE, TOKENIZER_FILE
 from uncurtail.runfolder import RunFolder
@@ -65,12 +65,6 @@ class Door(Protocol):
     def fetch(self, path: str, place: Path) -> None:
         """Download `data/NAME` or `snapshot/NAME` into a file, whole or not at all."""
         ...
-
-
-def leader_command(folder: Path, site: str, session: int) -> list[str]:
-    """What heads a session."""
-    command = [sys.executable, "-m", "uncurtail", "site", "lead"]
-    return [*command, str(folder), site, str(session)]
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from uncurtail.adapters.gpu_limits import RECORD, GpuLimits, NvmlGpus
 from uncurtail.adapters.nvml import Nvml
 from uncurtail.adapters.rapl import Rapl
 from uncurtail.adapters.redis import SitePower
-from uncurtail.adapters.wattmeter import Reporter, WattError
+from uncurtail.adapters.wattmeter import Reporter, WattError, Wattmeter
 from uncurtail.core.fleet import SiteSection
 from uncurtail.runfolder import RunFolder
 
@@ -27,9 +27,9 @@ def lead_session(path: Path, site: str, session: int) -> int:
     config = wiring.read_config(folder)
     section = config.sites[site]
     endpoints = wiring.Endpoints.load(folder)
-    reporter = measuring(section, _telling(folder, endpoints, site, session))
-    if reporter is not None:
-        reporter.start()
+    meter = wattmeter(section)
+    if meter is not None:
+        Reporter(meter, _telling(folder, endpoints, site, session)).start()
     flower = wiring.flower(folder, endpoints)
     patience_s = config.fleet.snapshot_timeout_wall_s
     return lead(folder, flower, site, session, ranks=section.ranks, patience_s=patience_s)
@@ -47,13 +47,13 @@ def _telling(
     return partial(Gate(leave).measured, session)
 
 
-def measuring(section: SiteSection, say: Callable[[float, str], object]) -> Reporter | None:
+def wattmeter(section: SiteSection) -> Wattmeter | None:
     """What measures this site's power here; None where nothing does, and the model counts."""
     try:
         if section.power_from == "nvml":
-            return Reporter(Nvml(section.cuda_devices), say)
+            return Nvml(section.cuda_devices)
         if section.power_from == "rapl":
-            return Reporter(Rapl(), say)
+            return Rapl()
     except WattError as error:
         log.warning("power is not measured: %s", error)
     return None

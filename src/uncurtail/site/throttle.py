@@ -69,7 +69,8 @@ class Throttle:
             else:
                 self._limiter.restore()
         except GpuError as error:
-            self.trouble = f"{error}; the trainer pauses between steps instead"
+            instead = "the trainer pauses between steps instead"
+            self.trouble = f"{error}; {instead if capped else 'the end of the session tries again'}"
             self._limiter = None
 
     def pauses(self) -> bool:

@@ -11,7 +11,7 @@ from uncurtail.core.events import SitePhase, iso
 from uncurtail.core.fleet import Phase, SiteSection
 from uncurtail.core.ledger import J_PER_KWH, Ledger, Segment, Tally
 from uncurtail.core.measured import MODEL, counted_w
-from uncurtail.core.signals import Reading
+from uncurtail.core.signals import Reading, in_force
 from uncurtail.runfolder import PowerRow
 from uncurtail.verify.evidence import Evidence, Finding, agree, judged
 
@@ -146,15 +146,14 @@ def _measured_problems(run: Evidence, segment: Segment) -> Iterator[str]:
 
 def _sampled(run: Evidence, segment: Segment) -> tuple[float, str] | None:
     """What counted by the newest sample when a stretch began, and who took it."""
-    samples = run.watts.get(segment.site, [])
-    index = bisect_right(samples, segment.start, key=_time) - 1
-    if index < 0:
+    sample = in_force(run.watts.get(segment.site, []), segment.start)
+    if sample is None:
         return None
     beside_w = run.setup.sites[segment.site].power_beside_w
     stale_s = run.setup.power_stale_after_s
     up_since = _up_since(run, segment)
-    watts = counted_w(samples[index], segment.start, stale_s, up_since, beside_w)
-    return None if watts is None else (watts, samples[index].signal.source)
+    watts = counted_w(sample, segment.start, stale_s, up_since, beside_w)
+    return None if watts is None else (watts, sample.signal.source)
 
 
 def _up_since(run: Evidence, segment: Segment) -> float:
@@ -244,12 +243,7 @@ def _intensity_problems(run: Evidence) -> Iterator[str]:
         for segment in (row.segment for row in rows):
             value = _value(readings, segment.start)
             told = segment.intensity_g_per_kwh
-            same = (
-                told == value
-                if told is None or value is None
-                else agree(told, value, relative=DIGITS_RELATIVE, absolute=0.0)
-            )
-            if not same:
+            if not agree(told, value, relative=DIGITS_RELATIVE, absolute=0.0):
                 yield f"power.csv of {site} at {iso(segment.start)} says {told}, readings {value}"
 
 
@@ -276,12 +270,6 @@ def _value(readings: Sequence[Reading], t: float) -> float | None:
     """The newest reading's value, however old; None where there is none or it was unknown."""
     reading = in_force(readings, t)
     return None if reading is None else reading.value
-
-
-def in_force(readings: Sequence[Reading], t: float) -> Reading | None:
-    """The newest reading that was known at `t`, however old."""
-    index = bisect_right(readings, t, key=_time) - 1
-    return None if index < 0 else readings[index]
 
 
 def _time(reading: Reading) -> float:

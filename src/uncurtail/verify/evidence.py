@@ -290,8 +290,13 @@ def judged(problems: Sequence[str], fine: str) -> Finding:
     return Finding(False, "; ".join(problems[:TOLD]) + (f"; and {more} more" if more > 0 else ""))
 
 
-def agree(left: float, right: float, *, relative: float, absolute: float) -> bool:
-    """Equal within relative or absolute tolerance, whichever is larger; NaN agrees with nothing."""
+def agree(left: float | None, right: float | None, *, relative: float, absolute: float) -> bool:
+    """Equal within relative or absolute tolerance, whichever is larger; NaN agrees with nothing.
+
+    What is unknown agrees with what is unknown, and with nothing else.
+    """
+    if left is None or right is None:
+        return left is right
     return math.isclose(left, right, rel_tol=relative, abs_tol=absolute)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from uncurtail.core.events import iso
 from uncurtail.core.ledger import J_PER_KWH, Ledger
 from uncurtail.core.pricing import price_at
-from uncurtail.core.signals import Reading
+from uncurtail.core.signals import Reading, in_force
 from uncurtail.verify.evidence import Evidence, Finding, agree, judged
 
 # As for emissions: series hold ten digits and whole milliseconds, ledgers what was measured.
@@ -31,27 +31,22 @@ def cost_adds_up(run: Evidence) -> Finding:
 
 def _price_problems(run: Evidence, readings: dict[str, list[Reading]]) -> Iterator[str]:
     """Rows whose price is neither what was read nor, for want of that, what was declared."""
+    stale_s = run.setup.price_stale_after_s
     for site, rows in run.power.items():
         told = readings.get(site, [])
         declared = run.setup.sites[site].price_eur_per_kwh if site in run.setup.sites else None
         for segment in (row.segment for row in rows):
-            first = bisect_right(told, segment.start, key=_time) - 1
-            reading = told[first] if first >= 0 else None
-            stale_s = run.setup.price_stale_after_s
+            reading = in_force(told, segment.start)
             expected = price_at(reading, segment.start, stale_s, declared).eur_per_kwh
             price = segment.price_eur_per_kwh
-            same = (
-                price == expected
-                if price is None or expected is None
-                else agree(price, expected, relative=DIGITS_RELATIVE, absolute=1e-9)
-            )
-            if not same:
+            if not agree(price, expected, relative=DIGITS_RELATIVE, absolute=1e-9):
                 yield (
                     f"power.csv of {site} at {iso(segment.start)} has price {price}, "
                     f"prices.csv and resolved.json {expected}"
                 )
+            first = bisect_right(told, segment.start, key=_time)
             last = bisect_left(told, segment.end, key=_time)
-            if any(_differs(row, reading) for row in told[first + 1 : last]):
+            if any(_differs(row, reading) for row in told[first:last]):
                 yield f"power.csv of {site} at {iso(segment.start)} spans a change of its price"
 
 

@@ -8,10 +8,10 @@ from uncurtail.config import ConfigError, parse
 from uncurtail.core.events import iso
 from uncurtail.core.ledger import J_PER_KWH, integrate
 from uncurtail.core.microgrid import Flow, Microgrid, MicrogridSection
-from uncurtail.core.signals import usable
+from uncurtail.core.signals import in_force, usable
 from uncurtail.runfolder import PowerRow
 from uncurtail.sourcing import microgrids
-from uncurtail.verify.energy import DIGITS_RELATIVE, ROUNDED_S, in_force
+from uncurtail.verify.energy import DIGITS_RELATIVE, ROUNDED_S
 from uncurtail.verify.evidence import Evidence, Finding, agree, judged
 
 # A series of ten digits holds a state of charge to well below this.

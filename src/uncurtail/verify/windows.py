@@ -21,7 +21,7 @@ from uncurtail.core.policy import (
     uncapped,
     window,
 )
-from uncurtail.core.signals import Reading, usable
+from uncurtail.core.signals import Reading, in_force, usable
 from uncurtail.verify.evidence import Evidence, Finding, judged
 
 Stretch = tuple[float, float]
@@ -180,9 +180,8 @@ def _alone(run: Evidence, site: str, phases: tuple[Phase, ...]) -> list[Stretch]
 
 def _measured_at(run: Evidence, row: Segment) -> float:
     """When the watts of a measured row were measured."""
-    samples = run.watts.get(row.site, [])
-    index = bisect_right(samples, row.start, key=lambda sample: sample.t) - 1
-    return samples[index].as_of if index >= 0 else math.inf
+    sample = in_force(run.watts.get(row.site, []), row.start)
+    return math.inf if sample is None else sample.as_of
 
 
 def _held(readings: Sequence[Reading]) -> Iterator[tuple[Reading, float]]:

@@ -58,6 +58,8 @@ class Kubelet:
                 self._end(api, worker.pod, worker)
             else:
                 worker.refresh_hosts()
+                if worker.is_initialized:
+                    worker.volumes.refresh()
 
     def _start(self, api: Api, pod: Json) -> Worker:
         metadata = pod["metadata"]

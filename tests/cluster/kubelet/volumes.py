@@ -1,11 +1,12 @@
 """The volumes of a pod as folders on this machine, to be mounted where its containers want them."""
 
+import contextlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster.api import Api
-from tests.cluster.kubelet.environment import NotYetError, data_of, field_of
+from tests.cluster.kubelet.environment import NotYetError, data_of, expanded, field_of
 from tests.cluster.objects import Json, dig
 
 ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
@@ -36,6 +37,13 @@ class Volumes:
         for volume in self.pod["spec"].get("volumes") or []:
             self._make(volume)
         self._write(self.folder / "account", self._account())
+
+    def refresh(self) -> None:
+        """Bring ConfigMaps and Secrets as they are now; one that is gone stays as it was."""
+        for volume in self.pod["spec"].get("volumes") or []:
+            if "configMap" in volume or "secret" in volume:
+                with contextlib.suppress(NotYetError):
+                    self._write(self.place(volume), self._content(volume))
 
     def _account(self) -> dict[str, bytes]:
         return {
@@ -109,19 +117,28 @@ class Volumes:
         place.mkdir(parents=True, exist_ok=True)
         for name, data in content.items():
             path = place / name
+            if path.exists() and path.read_bytes() == data:
+                continue
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch(mode=0o600)
-            path.write_bytes(data)
+            # A new file in its place: nobody reads half of one, and a subPath keeps the old one.
+            new = path.with_name(f"..{path.name}")
+            new.touch(mode=0o600)
+            new.write_bytes(data)
+            new.replace(path)
+        for path in place.iterdir():
+            if path.is_file() and path.name not in content:
+                path.unlink()
 
-    def mounts(self, container: Json) -> list[Mount]:
+    def mounts(self, container: Json, environment: dict[str, str]) -> list[Mount]:
         """What a container has mounted, the token of its account included."""
         by_name = {v["name"]: v for v in self.pod["spec"].get("volumes") or []}
         found = []
         for mount in container.get("volumeMounts") or []:
             volume = by_name[mount["name"]]
             source = self.place(volume)
-            if mount.get("subPath"):
-                source = source / mount["subPath"]
+            part = mount.get("subPath") or expanded(mount.get("subPathExpr", ""), environment)
+            if part:
+                source = source / part
                 if not source.exists():
                     source.mkdir(parents=True)
             is_fixed = not {"emptyDir", "persistentVolumeClaim", "hostPath"} & volume.keys()

@@ -63,7 +63,7 @@ class Worker:
     def _box(self, container: Container) -> Box:
         name = self.pod["spec"].get("hostname") or self.pod["metadata"]["name"]
         mounts = [Mount(self.folder / "hosts", "/etc/hosts", False)]
-        mounts += self.volumes.mounts(container.spec)
+        mounts += self.volumes.mounts(container.spec, self._launch(container).environment)
         # The image's own programs stay in sight where a volume lies over the checkout, as on /tmp.
         hidden = [Path(mount.target) for mount in mounts]
         mounts += [
