@@ -6,7 +6,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from uncurtail import __version__, deploycli, energycli, fleetcli, operatorcli, sitecli
+from uncurtail import __version__, deploycli, energycli, fleetcli, flowercli, operatorcli, sitecli
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,6 +24,7 @@ app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(deploycli.app, name="deploy")
 app.add_typer(energycli.app, name="energy")
 app.add_typer(fleetcli.app, name="fleet")
+app.add_typer(flowercli.app, name="flower")
 app.add_typer(operatorcli.app, name="operator")
 
 RunFolderPath = Annotated[

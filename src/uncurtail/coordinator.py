@@ -8,6 +8,7 @@ from typing import NoReturn
 from uncurtail import wiring
 from uncurtail.adapters import children, clock
 from uncurtail.adapters.flower_server import PostOffice
+from uncurtail.errors import UserError
 from uncurtail.runfolder import COORDINATOR, RUN_DIR, SUPERVISOR, RunFolder
 
 log = logging.getLogger("uncurtail.coordinator")
@@ -16,13 +17,35 @@ log = logging.getLogger("uncurtail.coordinator")
 POLL_WALL_S = 0.1
 
 
-def coordinate(post: "PostOffice") -> None:
-    """Run the loop of the run that UNCURTAIL_RUN_DIR names, then return.
+class DeposedError(UserError):
+    """Somebody else acts for this run, or nobody may: this process must end."""
 
-    Ends at once, leaving the sites to the next coordinator, when the supervisor is gone or
-    another coordinator was started in its place: two must never act.
+
+def coordinate_named(post: PostOffice) -> None:
+    """Coordinate the run that UNCURTAIL_RUN_DIR names, then return.
+
+    Raises:
+        UserError: It names none: this app is for the SuperExec of `uncurtail run` alone.
     """
-    folder = RunFolder(Path(os.environ[RUN_DIR]))
+    path = os.environ.get(RUN_DIR)
+    if path is None:
+        raise UserError(
+            f"{RUN_DIR} is not set: another SuperExec was given the app of uncurtail run than its "
+            "own. End that SuperExec first, or start with flwr run: uncurtail flower app --help"
+        )
+    try:
+        coordinate(post, RunFolder(Path(path)))
+    except DeposedError as error:
+        _end_at_once(str(error))
+
+
+def coordinate(post: PostOffice, folder: RunFolder) -> None:
+    """Run the loop of a run, then return.
+
+    Raises:
+        DeposedError: The supervisor is gone, or another coordinator was started in this one's
+            place: two must never act. The sites are left to the next coordinator.
+    """
     config = wiring.read_config(folder)
     post.blobs = wiring.store(config, folder)
     loop = wiring.build(config, folder, post, clock.wall())
@@ -35,9 +58,9 @@ def coordinate(post: "PostOffice") -> None:
     while not loop.finished:
         loop.asked_to_stop = stop.exists()
         if children.introduced(mine) != os.getpid():  # or asked to introduce itself, after us
-            _end_at_once("another coordinator is in charge")
+            raise DeposedError("another coordinator is in charge")
         if children.introduced(folder.private / SUPERVISOR) is None:
-            _end_at_once("the supervisor is gone: resume with uncurtail run --resume")
+            raise DeposedError("the supervisor is gone: resume with uncurtail run --resume")
         wake = loop.tick(ticking.now(), ticking.wall())
         if not loop.finished:
             ticking.sleep_until(wake, POLL_WALL_S)

@@ -42,8 +42,16 @@ def run_experiment(path: Path, overrides: list[str], runs: Path, *, resume: bool
     return carry_out(path, settings, runs, folder)
 
 
-def carry_out(path: Path, settings: Config, runs: Path, folder: RunFolder | None) -> int:
+def carry_out(
+    path: Path,
+    settings: Config,
+    runs: Path,
+    folder: RunFolder | None,
+    coordinator: int | None = None,
+) -> int:
     """Begin a run with these settings, or go on with the one in `folder` as it began.
+
+    With `coordinator`, our parent is a ServerApp that `flwr run` started, and coordinates.
 
     Raises:
         UserError: Something in the input or the environment must be mended first.
@@ -67,7 +75,7 @@ def carry_out(path: Path, settings: Config, runs: Path, folder: RunFolder | None
     monitor = Monitor(settings, folder, console, start)
     if going_on:
         monitor.skip_old()
-    supervisor = prepare(settings, folder, monitor, str(data))
+    supervisor = prepare(settings, folder, monitor, str(data), coordinator)
     console.print(f"Run folder: {folder.path}", highlight=False, soft_wrap=True)
     note = short_rounds(settings)
     if note is not None:
@@ -85,10 +93,24 @@ def carry_out(path: Path, settings: Config, runs: Path, folder: RunFolder | None
                 highlight=False,
                 soft_wrap=True,
             )
+    if coordinator is not None and ended is None:  # nobody waits for the report of what was cut off
+        return 130
     again = f"uncurtail run {path} --resume"
     if runs != DEFAULT_RUNS:
         again += f" --runs {runs}"
+    if coordinator is not None:
+        again = "the same flwr run"
     return _conclude(folder, again, ended, console)
+
+
+def note_settings(folder: RunFolder, settings: Config, path: Path) -> str | None:
+    """What to say where a run that goes on was asked to do so with other settings, or None."""
+    if wiring.read_config(folder) == settings:
+        return None
+    return (
+        f"{folder.path.name} goes on with the settings that it began with ({folder.resolved}), "
+        f"not with those of {path}: give the experiment another name for a new run."
+    )
 
 
 def report_run(path: Path, *, as_json: bool) -> str:

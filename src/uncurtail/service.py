@@ -10,10 +10,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from uncurtail import config, wiring
+from uncurtail import config
 from uncurtail.adapters import clock
 from uncurtail.runfolder import RunFolder, newest
-from uncurtail.running import carry_out, has_ended
+from uncurtail.running import carry_out, has_ended, note_settings
 
 
 def serve(path: Path, overrides: list[str], runs: Path) -> int:
@@ -28,13 +28,9 @@ def serve(path: Path, overrides: list[str], runs: Path) -> int:
     console = Console()
     settings = config.load(path, overrides)
     folder = newest(runs, settings.name)
-    if folder is not None and wiring.read_config(folder) != settings:
-        _say(
-            console,
-            f"{folder.path.name} goes on with the settings that it began with "
-            f"({folder.resolved}), not with those of {path}: give the experiment another name for "
-            "a new run.",
-        )
+    note = None if folder is None else note_settings(folder, settings, path)
+    if note is not None:
+        _say(console, note)
     if folder is None or not has_ended(folder):
         code = carry_out(path, settings, runs, folder)
         if code != 0:

@@ -2,7 +2,8 @@
 
 It decides nothing about training. Redis, SuperLink and SuperExec are its children and are started
 again when they die; the coordinator (our ServerApp, started by SuperExec) is resubmitted from the
-last commit. Whatever carries the run's mark is gone when this returns.
+last commit. Or the coordinator was there first, and this is its child (`hosting.py`). Whatever
+carries the run's mark is gone when this returns.
 """
 
 import math
@@ -83,6 +84,8 @@ class Supervisor:
     endpoints: Endpoints
     flower: Flower
     redis: EmbeddedRedis | None
+    # Our parent, where that is a ServerApp and coordinates; None: one is submitted from here.
+    coordinator: int | None = None
     procs: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     submissions: int = 0  # of the coordinator, since it last lived for a while
     submitted: bool = False
@@ -112,13 +115,13 @@ class Supervisor:
         ]
         try:
             self.start()
-            while self.stop_at is None or self.submitted:
+            while self.stop_at is None or self._coordinated:
                 self._keep_alive()
                 for event in self.monitor.poll():
                     if isinstance(event, RunEnded):
                         self.trackers.finish()
                         return event
-                if self._waited_enough():
+                if self._waited_enough() or self._coordinator_is_gone():
                     return None
                 clock.pause(LOOK_EVERY_S)
             return None
@@ -148,9 +151,10 @@ class Supervisor:
             self._revive("superlink", self._start_superlink)
         if self.config.gate.address is not None:
             self._revive("gate", lambda: self._spawn("gate", gate_command(self.folder)))
-        if self._superlink_listens():
-            self._revive("superexec", lambda: self._spawn("superexec", self.flower.superexec()))
-        self._keep_coordinator()
+        if self.coordinator is None:
+            if self._superlink_listens():
+                self._revive("superexec", lambda: self._spawn("superexec", self.flower.superexec()))
+            self._keep_coordinator()
         self.trackers.keep_alive()
 
     def _keep_coordinator(self) -> None:
@@ -180,6 +184,14 @@ class Supervisor:
         self.retry_at = now + min(2.0**self.submissions, 30.0)
         (self.folder.private / COORDINATOR).unlink(missing_ok=True)
         self._spawn("submit", self.flower.run())
+
+    @property
+    def _coordinated(self) -> bool:
+        """Whether there may be a coordinator, who can drain."""
+        return self.submitted or self.coordinator is not None
+
+    def _coordinator_is_gone(self) -> bool:
+        return self.coordinator is not None and not children.has_parent(self.coordinator)
 
     def _revive(self, role: str, start: Callable[[], None]) -> None:
         """Start what is dead, ever later while it dies young, and never give up on it."""
@@ -273,8 +285,12 @@ class Supervisor:
         children.reap([])
 
 
-def prepare(config: Config, folder: RunFolder, monitor: Monitor, data: str) -> Supervisor:
+def prepare(
+    config: Config, folder: RunFolder, monitor: Monitor, data: str, coordinator: int | None = None
+) -> Supervisor:
     """Make a run folder ready to be started, fresh or again; end what a killed run left.
+
+    With `coordinator`, our parent is a ServerApp and coordinates; its SuperLink is another's.
 
     Raises:
         ConfigError: The run is running, processes cannot be ended, or the state server cannot be
@@ -308,7 +324,7 @@ def prepare(config: Config, folder: RunFolder, monitor: Monitor, data: str) -> S
     write_credentials(config, folder, flower)
     flower.write_home()
     children.introduce(private / SUPERVISOR)
-    return Supervisor(config, folder, monitor, endpoints, flower, redis)
+    return Supervisor(config, folder, monitor, endpoints, flower, redis, coordinator)
 
 
 def write_credentials(config: Config, folder: RunFolder, flower: Flower) -> None:

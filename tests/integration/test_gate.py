@@ -2,16 +2,13 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 
 import pytest
 
 from tests.integration.stack import ALWAYS, QUICK, SmallRun
-from uncurtail.adapters import certificates, children
-from uncurtail.adapters.flower_commands import Flower
+from uncurtail.adapters import children
 from uncurtail.adapters.gate_pass import ADDRESS, AUTHORITY, TOKEN
 from uncurtail.adapters.redis_server import free_port
 from uncurtail.core.events import RoundCommitted, SitePhase, SiteReleased
@@ -59,35 +56,6 @@ def machines(tmp_path):
     for home in tmp_path.glob("*/*/small-*"):
         for site in ("north", "south"):
             children.kill_marked(f"{home.name}@{site}")
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-@pytest.fixture
-def superlink(tmp_path):
-    """A SuperLink that somebody else runs; its port, and the settings that name it."""
-    flower = Flower(tmp_path / "superlink", free_port())
-    certificates.write_server_certificates(flower.certificates)
-    flower.secret.write_text("known to both")
-    with (tmp_path / "superlink" / "log").open("wb") as log:
-        process = subprocess.Popen(
-            flower.superlink(),
-            env=children.environment(flower.environment()),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
-    give_up = time.monotonic() + 60.0
-    while not listens(flower.port):
-        assert process.poll() is None
-        assert time.monotonic() < give_up
-        time.sleep(0.2)
-    yield flower
-    process.kill()
-    process.wait(10)
 
 
 def test_a_site_elsewhere_trains_through_the_gate_whatever_dies(

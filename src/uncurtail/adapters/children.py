@@ -86,6 +86,20 @@ def become_subreaper() -> None:
         _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+def be_told_of_the_end_of(parent: int) -> None:
+    """Be sent SIGTERM when this parent, or the thread of it that started us, ends (Linux).
+
+    It may have ended before: `has_parent` says so.
+    """
+    if _LIBC is not None and has_parent(parent):
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def has_parent(parent: int) -> bool:
+    """Whether this process is still the child of that one."""
+    return os.getppid() == parent
+
+
 def reap(keep: Sequence[subprocess.Popen[bytes]]) -> None:
     """Collect adopted children that ended; those in `keep` are left to their owners."""
     own = {child.pid for child in keep}

@@ -4,6 +4,7 @@ Every process gets a private FLWR_HOME, no telemetry, no update check and no run
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,16 +132,36 @@ class Flower:
             f'address = "{self.address}"\nroot-certificates = {certificate}\n',
             encoding="utf-8",
         )
-        app = self.private / "app"
-        package = app / APP_PACKAGE
-        package.mkdir(parents=True, exist_ok=True)
-        (app / "pyproject.toml").write_text(_APP_PROJECT, encoding="utf-8")
-        (package / "__init__.py").write_text('"""The Flower app of uncurtail."""\n')
-        for part, module in (("server", "flower_server"), ("client", "flower_client")):
-            # `flwr run` reads the file and wants to see an assignment to `app`.
-            (package / f"{part}.py").write_text(
-                f"import uncurtail.adapters.{module} as site\n\napp = site.app\n"
-            )
+        write_app(self.private / "app", "One run of uncurtail", "site.app", {})
+
+
+def write_app(app: Path, about: str, server: str, config: Mapping[str, str]) -> Path:
+    """Write a Flower app, a shim that imports the installed package; where its modules are.
+
+    Args:
+        app: The folder; what else is in there stays.
+        about: What the app is, for people.
+        server: The ServerApp, as the shim says it: `site` is `adapters.flower_server`.
+        config: What `flwr run --run-config` may set, and what it is set to without that.
+    """
+    package = app / APP_PACKAGE
+    package.mkdir(parents=True, exist_ok=True)
+    settings = "".join(f"{key} = {_quoted(value)}\n" for key, value in config.items())
+    project = _APP_PROJECT.format(description=_quoted(about), config=settings)
+    (app / "pyproject.toml").write_text(project, encoding="utf-8")
+    (package / "__init__.py").write_text('"""The Flower app of uncurtail."""\n')
+    parts = (("server", "flower_server", server), ("client", "flower_client", "site.app"))
+    for part, module, found in parts:
+        # `flwr run` reads the file and wants to see an assignment to `app`.
+        (package / f"{part}.py").write_text(
+            f"import uncurtail.adapters.{module} as site\n\napp = {found}\n", encoding="utf-8"
+        )
+    return package
+
+
+def _quoted(text: str) -> str:
+    """A string as TOML writes it: as JSON does, but for pairs of surrogates."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 _APP_PROJECT = f"""\
@@ -151,6 +172,7 @@ build-backend = "hatchling.build"
 [project]
 name = "uncurtail-app"
 version = "1.0.0"
+description = {{description}}
 license = "Apache-2.0"
 dependencies = []
 
@@ -165,4 +187,4 @@ serverapp = "{APP_PACKAGE}.server:app"
 clientapp = "{APP_PACKAGE}.client:app"
 
 [tool.flwr.app.config]
-"""
+{{config}}"""

@@ -7,8 +7,9 @@ measured), so one thread does them all; the tick only reads and writes queues.
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import httpx
@@ -34,9 +35,29 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Coordinate the run whose folder UNCURTAIL_RUN_DIR names."""
-    from uncurtail.coordinator import coordinate
+    from uncurtail.coordinator import coordinate_named
 
-    coordinate(PostOffice(grid))
+    coordinate_named(PostOffice(grid))
+
+
+def carrying(shim: str, experiment: str, settings: Sequence[str]) -> ServerApp:
+    """A ServerApp that brings its experiment along: `flwr run` starts, or resumes, a whole run.
+
+    Args:
+        shim: The module that calls this, a file.
+        experiment: The name of the TOML file beside it.
+        settings: What overrides keys of it, as `--set` does; the run config `set` comes on top.
+    """
+    carrier = ServerApp()
+
+    @carrier.main()
+    def main(grid: Grid, context: Context) -> None:
+        from uncurtail.hosting import Request, host
+
+        path = Path(shim).with_name(experiment)
+        host(PostOffice(grid), Request.of(path, settings, context.run_config))
+
+    return carrier
 
 
 class PostOffice:
