@@ -16,7 +16,7 @@ import pytest
 from tests.integration.stack import SmallRun, kill
 from uncurtail.adapters import children
 from uncurtail.adapters.flower_commands import CONNECTION, Flower
-from uncurtail.core.events import CoordinatorStarted, OrderSent, RoundCommitted, RunEnded
+from uncurtail.core.events import CoordinatorStarted, RoundCommitted, RunEnded, SitePhase
 from uncurtail.verify import verify
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
@@ -112,7 +112,8 @@ def test_a_run_that_flwr_started_survives_its_serverapp_and_its_supervisor(feder
         starts = [n for n, e in enumerate(events) if isinstance(e, CoordinatorStarted)]
         if len(starts) < epoch:
             return False
-        return any(isinstance(e, OrderSent) for e in events[starts[epoch - 1] :])
+        since = events[starts[epoch - 1] :]
+        return any(isinstance(e, SitePhase) and e.phase == "training" for e in since)
 
     first = federation.start()
     federation.until(lambda: trains(1))
