@@ -8,7 +8,8 @@ demo: setup  ## a real model, three sites, 18 simulated hours: about 5 minutes
 	$(BIN)/uncurtail run experiments/demo.toml
 
 test: setup  ## the whole suite, real Flower, Redis and Vessim included
-	$(BIN)/pytest -q --durations=8 -n 2 --dist loadfile -m "not stack"
+	@# Three at a time on two cores: a third of their time they wait.
+	$(BIN)/pytest -q --durations=8 -n 3 --dist loadfile -m "not stack"
 	@# Real Flower, Redis and trainers, one run at a time: they wait for each other, not for a core.
 	$(BIN)/pytest -q --durations=8 -m stack
 
