@@ -33,42 +33,42 @@ NOW = (10_000.0, 50_000.0)  # simulated, wall
 # Session 3, in its phase for 120 simulated and 10 wall seconds. "+4": provision session 4;
 # "-3": release session 3; "!lost": how the session ended.
 TABLE = """
-phase         verdict  gone             quiet            ready            stepping         capped           busy
-released      train    provisioning+4   released-3       released-3       released-3       released-3       released-3
-released      capped   provisioning+4   released-3       released-3       released-3       released-3       released-3
-released      ready    provisioning+4   released-3       released-3       released-3       released-3       released-3
-released      hold     released         released-3       released-3       released-3       released-3       released-3
-released      rest     released         released-3       released-3       released-3       released-3       released-3
-provisioning  train    released!failed  provisioning+3   idle             provisioning+3   provisioning+3   provisioning+3
-provisioning  capped   released!failed  provisioning+3   idle             provisioning+3   provisioning+3   provisioning+3
-provisioning  ready    released!failed  provisioning+3   idle             provisioning+3   provisioning+3   provisioning+3
-provisioning  hold     released!failed  provisioning+3   idle             provisioning+3   provisioning+3   provisioning+3
-provisioning  rest     released!failed  releasing        releasing        releasing        releasing        releasing
-idle          train    released!lost    idle             idle             training         capped           idle
-idle          capped   released!lost    idle             idle             training         capped           idle
-idle          ready    released!lost    idle             idle             training         capped           idle
-idle          hold     released!lost    idle             idle             training         capped           idle
-idle          rest     released!lost    releasing        releasing        draining         draining         releasing
-training      train    released!lost    idle             idle             training         capped           idle
-training      capped   released!lost    idle             idle             training         capped           idle
-training      ready    released!lost    idle             idle             training         capped           idle
-training      hold     released!lost    idle             idle             training         capped           idle
-training      rest     released!lost    releasing        releasing        draining         draining         releasing
-capped        train    released!lost    idle             idle             training         capped           idle
-capped        capped   released!lost    idle             idle             training         capped           idle
-capped        ready    released!lost    idle             idle             training         capped           idle
-capped        hold     released!lost    idle             idle             training         capped           idle
-capped        rest     released!lost    releasing        releasing        draining         draining         releasing
-draining      train    released!drained releasing        releasing        draining         draining         releasing
-draining      capped   released!drained releasing        releasing        draining         draining         releasing
-draining      ready    released!drained releasing        releasing        draining         draining         releasing
-draining      hold     released!drained releasing        releasing        draining         draining         releasing
-draining      rest     released!drained releasing        releasing        draining         draining         releasing
-releasing     train    released!drained releasing-3      releasing-3      releasing-3      releasing-3      releasing
-releasing     capped   released!drained releasing-3      releasing-3      releasing-3      releasing-3      releasing
-releasing     ready    released!drained releasing-3      releasing-3      releasing-3      releasing-3      releasing
-releasing     hold     released!drained releasing-3      releasing-3      releasing-3      releasing-3      releasing
-releasing     rest     released!drained releasing-3      releasing-3      releasing-3      releasing-3      releasing
+phase         verdict  gone             quiet            ready            stepping         capped           busy             mute
+released      train    provisioning+4   released-3       released-3       released-3       released-3       released-3       released-3
+released      capped   provisioning+4   released-3       released-3       released-3       released-3       released-3       released-3
+released      ready    provisioning+4   released-3       released-3       released-3       released-3       released-3       released-3
+released      hold     released         released-3       released-3       released-3       released-3       released-3       released-3
+released      rest     released         released-3       released-3       released-3       released-3       released-3       released-3
+provisioning  train    released!failed  provisioning+3   idle             provisioning+3   provisioning+3   provisioning+3   provisioning+3
+provisioning  capped   released!failed  provisioning+3   idle             provisioning+3   provisioning+3   provisioning+3   provisioning+3
+provisioning  ready    released!failed  provisioning+3   idle             provisioning+3   provisioning+3   provisioning+3   provisioning+3
+provisioning  hold     released!failed  provisioning+3   idle             provisioning+3   provisioning+3   provisioning+3   provisioning+3
+provisioning  rest     released!failed  releasing        releasing        releasing        releasing        releasing        releasing
+idle          train    released!lost    idle             idle             training         capped           idle             releasing
+idle          capped   released!lost    idle             idle             training         capped           idle             releasing
+idle          ready    released!lost    idle             idle             training         capped           idle             releasing
+idle          hold     released!lost    idle             idle             training         capped           idle             releasing
+idle          rest     released!lost    releasing        releasing        draining         draining         releasing        releasing
+training      train    released!lost    idle             idle             training         capped           idle             releasing
+training      capped   released!lost    idle             idle             training         capped           idle             releasing
+training      ready    released!lost    idle             idle             training         capped           idle             releasing
+training      hold     released!lost    idle             idle             training         capped           idle             releasing
+training      rest     released!lost    releasing        releasing        draining         draining         releasing        releasing
+capped        train    released!lost    idle             idle             training         capped           idle             releasing
+capped        capped   released!lost    idle             idle             training         capped           idle             releasing
+capped        ready    released!lost    idle             idle             training         capped           idle             releasing
+capped        hold     released!lost    idle             idle             training         capped           idle             releasing
+capped        rest     released!lost    releasing        releasing        draining         draining         releasing        releasing
+draining      train    released!drained releasing        releasing        draining         draining         releasing        releasing
+draining      capped   released!drained releasing        releasing        draining         draining         releasing        releasing
+draining      ready    released!drained releasing        releasing        draining         draining         releasing        releasing
+draining      hold     released!drained releasing        releasing        draining         draining         releasing        releasing
+draining      rest     released!drained releasing        releasing        draining         draining         releasing        releasing
+releasing     train    released!drained releasing-3      releasing-3      releasing-3      releasing-3      releasing        releasing-3
+releasing     capped   released!drained releasing-3      releasing-3      releasing-3      releasing-3      releasing        releasing-3
+releasing     ready    released!drained releasing-3      releasing-3      releasing-3      releasing-3      releasing        releasing-3
+releasing     hold     released!drained releasing-3      releasing-3      releasing-3      releasing-3      releasing        releasing-3
+releasing     rest     released!drained releasing-3      releasing-3      releasing-3      releasing-3      releasing        releasing-3
 """  # noqa: E501
 SEEN = {
     "gone": Seen(),
@@ -77,6 +77,7 @@ SEEN = {
     "stepping": Seen(frozenset({3}), stepping=True),
     "capped": Seen(frozenset({3}), stepping=True, capped=True),
     "busy": Seen(frozenset({3}), busy=True),
+    "mute": Seen(frozenset({3}), busy=True, mute=True),
 }
 
 
@@ -121,6 +122,13 @@ def test_what_was_asked_for_is_asked_for_again_until_it_is_seen(phase, verdict, 
     again = reconcile(SITE, first.state, verdict, seen, later)
     releases = {action for action in first.actions if isinstance(action, Release)}
     assert releases <= set(again.actions)
+
+
+def test_a_mute_session_that_is_gone_was_lost_and_one_that_still_steps_is_left_to_it():
+    gone = reconcile(SITE, in_phase(Phase.RELEASING), Verdict.TRAIN, Seen(mute=True), NOW)
+    assert (gone.released_as, gone.state.failures) == ("lost", 1)
+    steps = Seen(frozenset({3}), stepping=True, mute=True)
+    assert reconcile(SITE, in_phase(Phase.IDLE), Verdict.TRAIN, steps, NOW).actions == ()
 
 
 @pytest.mark.parametrize("verdict", list(Verdict))

@@ -223,6 +223,31 @@ def test_a_round_with_its_answers_is_committed_with_what_was_consumed():
     assert again.intervals == ((0, 4, 10), (0, 20, 24)), "what was given back comes first"
 
 
+def test_a_session_is_mute_after_so_many_rounds_without_any_word_of_it():
+    desk = Desk(mute_rounds=2)
+    mute: list[bool] = []
+
+    def a_round(*answers):
+        orders = desk.advance(solar=1)
+        desk.collect(*(answer(order) for answer in answers for order in orders))
+        desk.wait(621.0)
+        desk.close()
+        mute.append(desk.keeper.mute("solar", 1))
+
+    a_round()
+    a_round(trained)
+    a_round()
+    a_round(lost, lost, lost)
+    a_round(lambda order: trained(order, base_version=99))  # a late one's, say: but a word
+    assert mute == [False, False, False, True, False]
+    a_round()
+    a_round()
+    desk.keeper.lost("solar", 1, desk.now)
+    assert mute[-2:] == [False, True]
+    assert not desk.keeper.mute("solar", 1)
+    assert not desk.keeper.mute("solar", 2)
+
+
 @pytest.mark.parametrize("speed", [1.0, 300.0])
 def test_a_silent_site_is_given_up_by_the_coordinators_own_clock(speed):
     desk = Desk(speed=speed)

@@ -273,6 +273,7 @@ class Loop:
             stepping=self._stepping(site),
             busy=self.rounds.busy(site, session),
             capped=heart is not None and heart.capped,
+            mute=self.rounds.mute(site, session),
         )
 
     def _stepping(self, site: str) -> bool:

@@ -44,6 +44,7 @@ class OrderDesk:
         self._evaluating: dict[tuple[str, int], int] = {}  # by member and round
         self._standby: dict[str, Order] = {}
         self._in_doubt: set[str] = set()  # whose stand-by order Flower says it lost
+        self._silent: dict[str, int] = {}  # rounds in a row without a word, by member
 
     def on_standby(self, name: str) -> bool:
         """Whether this member holds a stand-by order."""
@@ -175,8 +176,21 @@ class OrderDesk:
         self._in_doubt.remove(name)
         return self._standby.pop(name)
 
+    def heard_of(self, name: str) -> None:
+        """Something came from this member's trainer, whatever it is worth."""
+        self._silent.pop(name, None)
+
+    def heard_nothing(self, name: str) -> None:
+        """A round of this member's closed without a word."""
+        self._silent[name] = self._silent.get(name, 0) + 1
+
+    def is_mute(self, name: str) -> bool:
+        """Whether that has gone on for too long."""
+        return self._silent.get(name, 0) >= self._terms.rounds.mute_rounds
+
     def drop(self, name: str) -> None:
         """Nothing will come of this member's stand-by order or evaluation."""
+        self.heard_of(name)
         self._drop_standby(name)
         if self.evaluates_last(name):
             self.final = None

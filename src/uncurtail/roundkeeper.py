@@ -23,7 +23,7 @@ from uncurtail.core.events import (
     UpdateAccepted,
     UpdateRejected,
 )
-from uncurtail.core.leases import Interval, split
+from uncurtail.core.leases import split
 from uncurtail.core.orders import Announcement
 from uncurtail.core.rounds import Order, Reply, Round, member
 from uncurtail.orderdesk import Moment, OrderDesk, Terms
@@ -72,6 +72,10 @@ class RoundKeeper:
         return self._desk.evaluates_last(name) or (
             self.current is not None and name in self.current.waiting()
         )
+
+    def mute(self, site: str, session: int) -> bool:
+        """Whether nothing has come of this session for too many of its rounds."""
+        return self._desk.is_mute(member(site, session))
 
     def announcement(self, now: Moment) -> Announcement | None:
         """What completes stand-by orders: the open round."""
@@ -164,7 +168,7 @@ class RoundKeeper:
             used, unused = split(order.intervals, 0 if reply is None else reply.steps)
             self._desk.free = self._desk.free.give_back(unused)
             if reply is not None:
-                counted.append(_accepted(reply, used))
+                counted.append(rounds.counted(reply, used))
         if not counted:
             self._merger.reset()
             self._emit(RoundSkipped(t=now.t, wall_s=now.wall_s, round=current.number))
@@ -270,6 +274,8 @@ class RoundKeeper:
 
     def _collect_one(self, reply: Reply, now: Moment) -> None:
         name = member(reply.site, reply.session)
+        if reply.error is None:
+            self._desk.heard_of(name)
         self._note_evaluation(reply, now)
         if self._desk.ended_early(reply):
             return
@@ -355,7 +361,9 @@ class RoundKeeper:
     def _give_up(self, order: Order, reason: str, now: Moment) -> None:
         """Nothing more will come for this order, but what the site left in the store counts."""
         found = self._post.recall(order)
-        if found is not None:
+        if found is None:
+            self._desk.heard_nothing(member(order.site, order.session))
+        else:
             self._judge(found, now)
         current = self.current
         if current is not None and member(order.site, order.session) in current.waiting():
@@ -381,16 +389,3 @@ class RoundKeeper:
                 val_loss=reply.val_loss,
             )
         )
-
-
-def _accepted(reply: Reply, consumed: tuple[Interval, ...]) -> Accepted:
-    return Accepted(
-        site=reply.site,
-        session=reply.session,
-        intervals=consumed,
-        steps=reply.steps,
-        tokens=reply.tokens,
-        token_sha256=reply.token_sha256,
-        update_sha256=reply.update_sha256,
-        mean_loss=reply.mean_loss,
-    )

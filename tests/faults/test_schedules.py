@@ -115,6 +115,20 @@ def test_a_killed_site_is_back_and_its_lease_is_trained_by_somebody(virtual):
     assert [e.reason for e in kinds(run, UpdateRejected)] == ["the site is gone"]
 
 
+def test_a_site_that_no_order_reaches_is_started_anew_and_trains(virtual):
+    run = virtual(experiment(run={"duration_s": 6 * HOURS}))
+
+    def deafen(r: Virtual) -> None:
+        r.sites.deaf.add(("windy", 1))
+
+    run.until(unix(START) + 8 * HOURS, [(unix(START) + 1.1 * HOURS, deafen)])
+    check(run)
+    causes = [e.cause for e in kinds(run, SiteReleased) if e.site == "windy"]
+    assert causes[0] == "lost"
+    again = {e.session for e in kinds(run, UpdateAccepted) if e.site == "windy"}
+    assert again >= {1, 2}
+
+
 def test_a_new_coordinator_goes_on_from_the_last_commit_and_adopts_the_sites(virtual):
     run = virtual(experiment(run={"duration_s": 3 * HOURS}))
     run.until(unix(START) + 4 * HOURS, [(unix(START) + 1.2 * HOURS, Virtual.restart)])

@@ -24,6 +24,10 @@ def commits(events: list[Event]) -> int:
     return sum(isinstance(event, RoundCommitted) for event in events)
 
 
+def together(events: list[Event]) -> list[list[str]]:
+    return [event.sites for event in events if isinstance(event, RoundCommitted)]
+
+
 def training(run: SmallRun, site: str) -> bool:
     phases = [e.phase for e in run.events() if isinstance(e, SitePhase) and e.site == site]
     return bool(phases) and phases[-1] == "training"
@@ -65,6 +69,10 @@ def test_whatever_is_killed_the_run_goes_on_by_itself(small_run):
     kill(run.coordinator())
     goes_on(run, more=2)
     assert [e.epoch for e in run.events() if isinstance(e, CoordinatorStarted)] == [1, 2]
+    # A SuperNode that was just fetching a message of the Flower run that ended is stuck for two
+    # hours: its site is started anew.
+    seen = len(run.events())
+    run.until(lambda events: ["north", "south"] in together(events[seen:]), timeout_s=180)
 
     run.interrupt()
     assert run.wait(30) == 130

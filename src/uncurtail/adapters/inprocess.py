@@ -76,6 +76,7 @@ class SimulatedSites:
         self.now = start
         self.cut_off_until = -math.inf  # the state plane is out of reach until then
         self.lost_replies = 0  # so many of the next replies are lost on the way
+        self.deaf: set[tuple[str, int]] = set()  # sessions that live, and that no order reaches
         self.doubled_replies = 0  # so many of the next replies arrive twice
         self.complaints: dict[str, str] = {}  # what a site says that it could not do
         self.skew_s = 0.0  # how far the clocks of the sites are off
@@ -139,7 +140,8 @@ class SimulatedSites:
         if session is None:
             self._mail.append((self.now, wire.answer(order, error="not online")))
             return
-        session.inbox.append((self.now + self._models[order.site].latency_s, order))
+        if (order.site, order.session) not in self.deaf:
+            session.inbox.append((self.now + self._models[order.site].latency_s, order))
 
     def receive(self) -> list[Reply]:
         """What has arrived by now."""

@@ -158,6 +158,7 @@ class Seen:
     """What is seen of a site now: living sessions, and the state of the believed one.
 
     `busy`: an order is out whose answer may still come. `capped`: it keeps to its capped power.
+    `mute`: it is up, and nothing has come of it for round after round.
     """
 
     sessions: frozenset[int] = field(default_factory=frozenset)
@@ -165,6 +166,7 @@ class Seen:
     stepping: bool = False
     busy: bool = False
     capped: bool = False
+    mute: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +239,8 @@ def _own_session(
         case Phase.IDLE | Phase.TRAINING | Phase.CAPPED:
             if not alive:
                 return Step(_ended(site, state, now, failed=True), released_as="lost")
+            if seen.mute and not seen.stepping:
+                return Step(_enter(state, Phase.RELEASING, now))
             if verdict is Verdict.REST:
                 return _draining(site, state, seen, now)
             works = Phase.CAPPED if seen.capped else Phase.TRAINING
@@ -260,9 +264,10 @@ def _draining(site: Site, state: SiteState, seen: Seen, now: tuple[float, float]
 
 def _releasing(site: Site, state: SiteState, seen: Seen, now: tuple[float, float]) -> Step:
     if state.session not in seen.sessions:
-        return Step(_ended(site, state, now, failed=False), released_as="drained")
+        cause = "lost" if seen.mute else "drained"
+        return Step(_ended(site, state, now, failed=seen.mute), released_as=cause)
     patient = now[1] - state.since_wall <= site.timeouts.drain_timeout_wall_s
-    if seen.busy and patient:
+    if seen.busy and patient and not seen.mute:
         return Step(state)
     return Step(state, (Release(site.name, state.session),))
 

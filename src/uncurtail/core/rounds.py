@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from pydantic import Field
 
+from uncurtail.core.commit import Accepted
 from uncurtail.core.leases import Interval, count_steps
 from uncurtail.core.section import Section
 
@@ -26,6 +27,9 @@ class RoundsSection(Section):
     grace_wall_s: float = Field(default=20.0, gt=0)
     # A lost order or reply is asked for again this often; the trainer keeps its answer.
     attempts: int = Field(default=3, ge=1)
+    # A session without a word for so many of its rounds in a row is released, and started anew: a
+    # SuperNode whose SuperLink forgets a message while it is fetched asks for it for two hours.
+    mute_rounds: int = Field(default=3, ge=1)
     # Validate the base model every so many commits; 0: only the first and the last.
     evaluate_every: int = Field(default=2, ge=0)
 
@@ -211,3 +215,17 @@ def wants_evaluation(rounds: RoundsSection, *, version: int, evaluated: Iterable
     if version in set(evaluated):
         return False
     return version == 0 or (rounds.evaluate_every > 0 and version % rounds.evaluate_every == 0)
+
+
+def counted(reply: Reply, consumed: tuple[Interval, ...]) -> Accepted:
+    """What a commit keeps of an accepted answer, which consumed these steps of its lease."""
+    return Accepted(
+        site=reply.site,
+        session=reply.session,
+        intervals=consumed,
+        steps=reply.steps,
+        tokens=reply.tokens,
+        token_sha256=reply.token_sha256,
+        update_sha256=reply.update_sha256,
+        mean_loss=reply.mean_loss,
+    )
