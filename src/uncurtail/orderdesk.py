@@ -189,8 +189,8 @@ class OrderDesk:
         return self._silent.get(name, 0) >= self._terms.rounds.mute_rounds
 
     def drop(self, name: str) -> None:
-        """Nothing will come of this member's stand-by order or evaluation."""
-        self.heard_of(name)
+        """The member is gone: nothing will come of its stand-by order or evaluation."""
+        self._silent.pop(name, None)
         self._drop_standby(name)
         if self.evaluates_last(name):
             self.final = None

@@ -158,7 +158,8 @@ class RoundKeeper:
         ):
             return None
         for name in sorted(current.waiting()):
-            self._give_up(current.orders[name], "no answer in time", now)
+            if not self._give_up(current.orders[name], "no answer in time", now):
+                self._desk.heard_nothing(name)
         current, self.current = self.current, None
         assert current is not None
         consumed = {member(reply.site, reply.session): reply for reply in current.accepted}
@@ -358,16 +359,19 @@ class RoundKeeper:
             )
         )
 
-    def _give_up(self, order: Order, reason: str, now: Moment) -> None:
-        """Nothing more will come for this order, but what the site left in the store counts."""
+    def _give_up(self, order: Order, reason: str, now: Moment) -> bool:
+        """Nothing more will come for this order, but what the site left in the store counts.
+
+        Returns:
+            Whether it had left something.
+        """
         found = self._post.recall(order)
-        if found is None:
-            self._desk.heard_nothing(member(order.site, order.session))
-        else:
+        if found is not None:
             self._judge(found, now)
         current = self.current
         if current is not None and member(order.site, order.session) in current.waiting():
             self._reject(wire.answer(order, error=reason), reason, now)
+        return found is not None
 
     def _note_evaluation(self, reply: Reply, now: Moment) -> None:
         """A validation loss counts for its model version, whatever becomes of the update."""
