@@ -18,7 +18,15 @@ from uncurtail.running import has_ended
 
 
 @pytest.fixture
-def waiting(tmp_path):
+def in_background():
+    """What a shell without job control does to whoever it starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def waiting(tmp_path, in_background):
     """Start the service in an empty folder, until it says a word; it is gone after the test."""
     (tmp_path / "tiny.toml").write_text(TOML, encoding="utf-8")
     started = []

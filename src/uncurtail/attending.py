@@ -25,7 +25,8 @@ def attend(coordinator: int, path: Path, overrides: list[str], runs: Path) -> in
     Raises:
         UserError: Something in the input or the environment must be mended first.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the supervisor listens
+    for number in (signal.SIGTERM, signal.SIGINT):  # until the supervisor listens
+        signal.signal(number, signal.default_int_handler)
     children.be_told_of_the_end_of(coordinator)
     if not children.has_parent(coordinator):
         return 130

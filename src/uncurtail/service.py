@@ -24,7 +24,9 @@ def serve(path: Path, overrides: list[str], runs: Path) -> int:
     """
     # As process 1 of a container nothing ends it that it does not listen to. While the run goes
     # on the supervisor listens; before and after that, this is Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A shell without job control has us ignore Ctrl-C where it starts us in the background.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
     console = Console()
     settings = config.load(path, overrides)
     folder = newest(runs, settings.name)
