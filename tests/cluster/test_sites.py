@@ -68,11 +68,21 @@ def run(kubelet, pods, operators, tmp_path, monkeypatch):
     token = kubelet.cluster.service_account_token("ml", "runner")
     monkeypatch.setenv("KUBECONFIG", str(kubelet.cluster.kubeconfig(token, "runner")))
     windows = {
-        "north": [(0, 75), (110, 180)],
-        "south": [(5, 80), (115, 180)],
-        "west": [(5, 70), (110, 180)],
+        "north": [(0, 75), (130, 200)],
+        "south": [(5, 80), (135, 200)],
+        "west": [(5, 70), (130, 200)],
     }
-    made = SmallRun(tmp_path / "run", 185, windows, speed=60.0, round_s=900.0, max_steps=100)
+    # Between the windows is time for an answer that is lost on the way: it is read from the store
+    # when its round ends, and only then is its site released.
+    made = SmallRun(
+        tmp_path / "run",
+        minutes=205,
+        windows=windows,
+        speed=60.0,
+        round_s=900.0,
+        grace_wall_s=8.0,
+        max_steps=100,
+    )
     with (made.home / "small.toml").open("a") as file:
         file.write(THIRD)
     yield made
