@@ -1,6 +1,9 @@
 """Orders through Flower, where Flower fails: none is lost, none takes another along."""
 
+import threading
 import time
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from flwr.supercore.task_identity import TaskIdentity
@@ -40,6 +43,36 @@ class Grid:
         return [f"message-{len(self.pushed)}"]
 
     def pull_messages(self, _ids):
+        return []
+
+
+class Slow(Grid):
+    """The reply to the first message never comes whole; all others are there at once."""
+
+    def __init__(self) -> None:
+        super().__init__(bad=0, error=OSError())
+        self.asked: list[str] = []
+        self.whole = threading.Event()
+
+    def pull_messages(self, ids):
+        (asked,) = ids
+        self.asked.append(asked)
+        if asked == "message-1":
+            self.whole.wait(20.0)
+        metadata = SimpleNamespace(reply_to_message_id=asked)
+        error = SimpleNamespace(code=9, reason=f"of {asked}")
+        return [SimpleNamespace(metadata=metadata, error=error, has_error=lambda: True)]
+
+
+class Silent(Grid):
+    """Nobody answers; remembers what was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(bad=0, error=OSError())
+        self.asked: set[str] = set()
+
+    def pull_messages(self, ids):
+        self.asked.update(ids)
         return []
 
 
@@ -102,3 +135,30 @@ def test_a_site_that_is_not_online_is_answered_at_once():
     post = post_to(Grid(bad=0, error=OSError()), order(site="windy"))
     replies = answers(post)
     assert (replies[0].site, replies[0].error) == ("windy", "not online")
+
+
+def test_a_reply_that_does_not_come_whole_holds_up_no_other_and_is_asked_for_once():
+    grid = Slow()
+    post = post_to(grid, order(site="duck"))
+    until(lambda: grid.asked)
+    post.send(order(site="solar"))
+    assert [reply.site for reply in answers(post)] == ["solar"]
+    post.send(replace(order(site="solar"), round=9))
+    assert [reply.round for reply in answers(post)] == [9]
+    assert grid.asked.count("message-1") == 1
+    grid.whole.set()
+    assert [(reply.site, reply.error) for reply in answers(post)] == [
+        ("duck", "Flower 9: of message-1")
+    ]
+
+
+def test_what_counts_no_more_is_asked_for_no_more():
+    grid = Silent()
+    first = replace(order(site="duck"), session=1, round=5)
+    post = post_to(grid, *(replace(first, round=n) for n in (5, 6, 7, 8)))
+    post.send(replace(order(site="solar"), session=1, round=1))
+    current = {"message-2", "message-3", "message-4", "message-5"}
+    until(lambda: grid.asked >= current)
+    grid.asked.clear()
+    until(lambda: grid.asked >= current)
+    assert grid.asked == current

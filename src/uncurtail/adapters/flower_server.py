@@ -1,7 +1,8 @@
 """The ServerApp: the coordinator's process, and its post office to the sites.
 
-`Grid` calls are blocking HTTP that may hang for minutes when a peer dies in mid-reply (182 s
-measured), so one thread does them all; the tick only reads and writes queues.
+`Grid` calls are blocking HTTP, so threads do them; the tick only reads and writes queues. To fetch
+a reply may take minutes when its sender dies while it hands it in (182 s measured): each is asked
+for by itself, so that it holds up no other.
 """
 
 import logging
@@ -24,6 +25,8 @@ from uncurtail.core.rounds import Order, Reply, member, updates_folder
 log = logging.getLogger("uncurtail.flower")
 
 POLL_S = 0.1
+# For each order that is out: however many there are, SuperLink is asked 20 times a second.
+ASK_S = 0.05
 NODES_EVERY_S = 0.5
 # Longer than any round: Flower reports an expired order as an error while its site still trains.
 # What is really lost, the round's end finds.
@@ -71,7 +74,8 @@ class PostOffice:
         self._grid = grid
         self._out: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._in: queue.SimpleQueue[Reply] = queue.SimpleQueue()
-        self._waiting: dict[str, Order] = {}
+        self._waiting: dict[str, Order] = {}  # by the message that carries it
+        self._asking: set[str] = set()
         self._nodes: dict[str, int] = {}
         self.trouble: str | None = None
         self.blobs: Blobs | None = None  # where sites leave their answers; set before use
@@ -100,15 +104,16 @@ class PostOffice:
         return frozenset(self._nodes)
 
     def _work(self) -> None:
-        nodes_at = 0.0
+        nodes_at = ask_at = 0.0
         while True:
             if clock.monotonic() >= nodes_at:
                 self._attempt(self._look_around)
                 nodes_at = clock.monotonic() + NODES_EVERY_S
             for order in _drain(self._out):  # one that fails takes no other with it
                 self._attempt(partial(self._push, order))
-            if self._waiting:
-                self._attempt(self._pull)
+            if clock.monotonic() >= ask_at:
+                self._ask()
+                ask_at = clock.monotonic() + ASK_S * len(self._waiting)
             clock.pause(POLL_S)
 
     def _attempt(self, call: Callable[[], None]) -> None:
@@ -145,16 +150,37 @@ class PostOffice:
         except Exception as error:
             self._in.put(wire.answer(order, error=f"not sent: {error}"))
             raise
-        if identity:
-            self._waiting[identity] = order
-        else:
+        if not identity:
             self._in.put(wire.answer(order, error="Flower did not take the order"))
+            return
+        self._waiting[identity] = order
+        for old, sent in list(self._waiting.items()):
+            if sent.site == order.site and _is_over(sent, order):
+                self._waiting.pop(old, None)  # unless its reply has just come
 
-    def _pull(self) -> None:
-        for message in self._grid.pull_messages(list(self._waiting)):
-            order = self._waiting.pop(message.metadata.reply_to_message_id, None)
+    def _ask(self) -> None:
+        for identity in self._waiting.keys() - self._asking:
+            self._asking.add(identity)
+            pull = partial(self._pull, identity)
+            threading.Thread(target=pull, name=identity, daemon=True).start()
+
+    def _pull(self, identity: str) -> None:
+        self._attempt(partial(self._fetch, identity))
+        self._asking.discard(identity)
+
+    def _fetch(self, identity: str) -> None:
+        for message in self._grid.pull_messages([identity]):
+            order = self._waiting.pop(identity, None)
             if order is not None:
                 self._in.put(_reply(order, message))
+
+
+def _is_over(sent: Order, order: Order) -> bool:
+    """Whether what a site was sent before counts no more once it is sent this.
+
+    Two rounds may be out, and beyond them the last evaluation.
+    """
+    return (sent.session, sent.round) < (order.session, order.round - 2)
 
 
 def _reply(order: Order, message: Message) -> Reply:
