@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from uncurtail.lm.attention import causal_attention
 from uncurtail.lm.headloss import SOFTCAP, head_loss, head_losses
 from uncurtail.lm.sections import ModelSection
 
@@ -55,9 +56,7 @@ class Attention(nn.Module):
         v_BKTD = self.c_v(x_BTC).view(B, T, self.kv_heads, self.head_size).transpose(1, 2)
         q_BHTD = rms_norm(rotate(q_BHTD, cos_TD, sin_TD))
         k_BKTD = rms_norm(rotate(k_BKTD, cos_TD, sin_TD))
-        y_BHTD = F.scaled_dot_product_attention(
-            q_BHTD, k_BKTD, v_BKTD, is_causal=True, enable_gqa=self.kv_heads != self.heads
-        )
+        y_BHTD = causal_attention(q_BHTD, k_BKTD, v_BKTD)
         y_BTC: Tensor = self.c_proj(y_BHTD.transpose(1, 2).reshape(B, T, C))
         return y_BTC
 
