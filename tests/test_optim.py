@@ -12,6 +12,7 @@ from uncurtail.lm.optim import (
     even_out,
     fast_bf16,
     orthogonalize,
+    quintics,
 )
 
 SECTION = ModelSection(depth=2, vocab_size=300, sequence_length=16)
@@ -98,6 +99,48 @@ def test_polar_express_approaches_the_polar_factor():
     left, _, right = torch.linalg.svd(matrix, full_matrices=False)
     found = orthogonalize(matrix, section, torch.float32)
     torch.testing.assert_close(found, left @ right, atol=1e-3, rtol=0)
+
+
+def with_singular_values(values, rows, columns):
+    """Two random matrices with these singular values, float64, and what they are made of."""
+    left = torch.linalg.qr(torch.randn(2, rows, len(values), dtype=torch.float64)).Q
+    right = torch.linalg.qr(torch.randn(2, columns, len(values), dtype=torch.float64)).Q
+    return left * values @ right.mT, left, right
+
+
+def by_singular_values(section, values, left, right):
+    """What the polynomials make of a matrix, reckoned on its singular values alone."""
+    steps, margin = quintics(section)
+    values = values / (values.norm() * margin)
+    for a, b, c in steps:
+        values = a * values + b * values**3 + c * values**5
+    return left * values @ right.mT
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("method", ["newton-schulz", "polar-express"])
+@pytest.mark.parametrize("shape", [(24, 24), (24, 40), (24, 96), (96, 24)], ids=str)
+def test_products_and_gram_matrices_apply_the_polynomials(shape, method, steps):
+    section = OptimSection(orthogonalization=method, muon_steps=steps)
+    values = torch.logspace(0, -4, 24, dtype=torch.float64)
+    matrices, left, right = with_singular_values(values, *shape)
+    found = orthogonalize(matrices, section, torch.float64)
+    wanted = by_singular_values(section, values, left, right)
+    torch.testing.assert_close(found, wanted, atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize("steps", [5, 6, 12])
+@pytest.mark.parametrize(("method", "highest"), [("newton-schulz", 1.25), ("polar-express", 1.2)])
+def test_gram_matrices_hold_in_bfloat16_where_singular_values_are_far_apart(method, highest, steps):
+    section = OptimSection(orthogonalization=method, muon_steps=steps)
+    for last in (0, -2, -4, -6):
+        values = torch.logspace(0, last, 128, dtype=torch.float64)
+        matrices, left, right = with_singular_values(values, 128, 512)
+        found = orthogonalize(matrices, section, torch.bfloat16).double()
+        assert torch.linalg.svdvals(found).max().item() < highest
+        wanted = by_singular_values(section, values, left, right)
+        # what is below bfloat16's rounding at first comes out as anything below one, either way
+        assert last < -2 or ((found - wanted).norm() / wanted.norm()).item() < 0.1
 
 
 @pytest.mark.parametrize("method", ["newton-schulz", "polar-express"])
