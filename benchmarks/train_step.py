@@ -1,11 +1,13 @@
-"""Our training step against a plain one: the same model, data and optimizer, in the same run.
+"""Our training step against a plain one: the same model, data and rates, in the same run.
 
     python benchmarks/train_step.py [--compiled] [--threads 2] [--rounds 5] [--steps 6]
 
-The plain loop is what one writes first: fp32, eager, logits of the whole batch, cross-entropy. Ours
-is `Trainer.train`, hashes, clipping and all. The two take turns, `--rounds` times, and each round
-gives one ratio: what else the machine does falls on both. On a busy machine look at the ratio of
-CPU seconds, which waits for nobody. 5.2M parameters, 2,048 tokens a step.
+The plain loop is what one writes first with torch alone: fp32, eager, logits of the whole batch,
+cross-entropy, torch's own Muon and AdamW. Ours is `Trainer.train`, hashes, clipping and all. Each
+has a process of its own, since ours changes how its process keeps memory. They take turns,
+`--rounds` times, and each round gives one ratio: what else the machine does falls on both. On a
+busy machine look at the ratio of CPU seconds, which waits for nobody. 5.2M parameters, 2,048
+tokens a step.
 """
 
 import argparse
@@ -13,6 +15,8 @@ import statistics
 import sys
 import tempfile
 import time
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -20,23 +24,48 @@ import torch.nn.functional as F
 
 from uncurtail.lm.data import Corpus, DataSection, prepare
 from uncurtail.lm.model import GPT, ModelSection, initial_weights
-from uncurtail.lm.optim import build_optimizers, fast_bf16
+from uncurtail.lm.optim import REFERENCE_WIDTH, fast_bf16
+from uncurtail.lm.sections import ScheduleSection
 from uncurtail.lm.trainer import Trainer, TrainOrder, TrainSection
 
 MODEL = ModelSection(depth=4, vocab_size=4096, sequence_length=256)
 DATA = DataSection(source="grammar", documents=4_000)
 BATCH = 8
 GOALS = {"eager bf16": 1.6, "compiled bf16": 2.5}
+WARM_UP = 3  # steps before the first turn, the first of which is timed by itself
+# the rates stay at their top, so both sides have the same
+FLAT = ScheduleSection(warmup_share=0.0, warmdown_share=0.0, momentum_ramp_share=0.0)
 
 
 class Plain:
-    """The loop that everyone writes: nothing fused, nothing in bf16 but what the optimizer does."""
+    """The loop that everyone writes: nothing fused, nothing in bf16 but what torch's Muon does."""
 
     def __init__(self, corpus: Corpus, train: TrainSection) -> None:
         self.corpus, self.train = corpus, train
         self.model = GPT(MODEL, torch.float32)
         self.model.load_state_dict(initial_weights(MODEL, 0))
-        self.optimizers = build_optimizers(self.model, train.optim)
+        named, optim = dict(self.model.named_parameters()), train.optim
+        by_width = (MODEL.width / REFERENCE_WIDTH) ** -0.5
+        self.optimizers = (
+            torch.optim.Muon(
+                [weight for name, weight in named.items() if ".h." in name],
+                lr=optim.matrix_lr,
+                momentum=optim.muon_momentum,
+                weight_decay=optim.weight_decay,
+            ),
+            torch.optim.AdamW(
+                [
+                    {"params": [named[name]], "lr": lr * by_width}
+                    for name, lr in (
+                        ("transformer.wte.weight", optim.embedding_lr),
+                        ("lm_head.weight", optim.head_lr),
+                    )
+                ],
+                betas=optim.adam_betas,
+                eps=optim.adam_eps,
+                weight_decay=0.0,
+            ),
+        )
         self.done = 0
 
     def take(self, steps: int) -> float:
@@ -44,12 +73,14 @@ class Plain:
         loss = torch.zeros(())
         for step in range(self.done, self.done + steps):
             inputs, targets = self.corpus.batch(0, step, MODEL.sequence_length, BATCH)
-            self.optimizers.zero_grad()
+            for optimizer in self.optimizers:
+                optimizer.zero_grad()
             logits = self.model(inputs)
             loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.train.grad_clip)
-            self.optimizers.step(1.0, 0.95)
+            for optimizer in self.optimizers:
+                optimizer.step()
         self.done += steps
         return float(loss.detach())
 
@@ -72,6 +103,17 @@ class Ours:
         return losses[-1]
 
 
+def serve(name: str, data: Path, train: TrainSection, line: Connection) -> None:
+    """In a process of its own: take as many steps as are asked for, and say how long it took."""
+    assert train.threads is not None
+    torch.set_num_threads(train.threads)
+    loop = (Plain if name.startswith("plain") else Ours)(Corpus.open(data), train)
+    while steps := line.recv():
+        wall, cpu = time.perf_counter(), time.process_time()
+        loss = loop.take(steps)
+        line.send((time.perf_counter() - wall, time.process_time() - cpu, loss))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--compiled", action="store_true", help="also torch.compile")
@@ -83,44 +125,51 @@ def main() -> None:
     )
     asked = parser.parse_args()
     if not fast_bf16(torch.device("cpu")):
-        print("This CPU has no bf16 matrix units: the goals are for one that has.")
+        print("This CPU has no bf16 products: the goals are for one that has matrix units.")
     prepare(DATA, MODEL, asked.data)
-    corpus = Corpus.open(asked.data)
-    budget = 10**9  # the schedule is at its top: the same rates on both sides
     train = TrainSection(
-        budget_tokens=budget, batch_sequences=BATCH, threads=asked.threads, dtype="bf16"
-    ).model_copy(update={"schedule": flat_schedule()})
-    loops = {"plain fp32 eager": Plain(corpus, train), "eager bf16": Ours(corpus, train)}
+        budget_tokens=10**9,
+        batch_sequences=BATCH,
+        threads=asked.threads,
+        dtype="bf16",
+        schedule=FLAT,
+    )
+    trains = {"plain fp32 eager": train, "eager bf16": train}
     if asked.compiled:
-        loops["compiled bf16"] = Ours(corpus, train.model_copy(update={"compile": "always"}))
-    torch.set_num_threads(asked.threads)
-    first = {}
-    for name, loop in loops.items():
-        began = time.perf_counter()
-        loop.take(1)
-        first[name] = time.perf_counter() - began
-        loop.take(2)
-    seconds, losses = measure(loops, asked.rounds, asked.steps)
+        trains["compiled bf16"] = train.model_copy(update={"compile": "always"})
+    context = get_context("spawn")
+    lines, processes, first = {}, [], {}
+    for name, section in trains.items():
+        lines[name], theirs = context.Pipe()
+        process = context.Process(target=serve, args=(name, asked.data, section, theirs))
+        process.start()
+        processes.append(process)
+        theirs.close()
+        first[name], _, _ = take(lines[name], 1)
+        take(lines[name], WARM_UP - 1)
+    seconds, losses = measure(lines, asked.rounds, asked.steps)
+    for line in lines.values():
+        line.send(0)
+    for process in processes:
+        process.join()
     show(seconds, losses, first, asked)
 
 
-def flat_schedule() -> object:
-    return TrainSection(budget_tokens=1).schedule.model_copy(
-        update={"warmup_share": 0.0, "warmdown_share": 0.0, "momentum_ramp_share": 0.0}
-    )
+def take(line: Connection, steps: int) -> tuple[float, float, float]:
+    """Let a loop take its turn; seconds by wall clock and CPU, last loss."""
+    line.send(steps)
+    return line.recv()
 
 
-def measure(loops: dict, rounds: int, steps: int) -> tuple[dict, dict]:
+def measure(lines: dict, rounds: int, steps: int) -> tuple[dict, dict]:
     """Seconds a step of each turn by loop, wall and CPU; every other round is in reverse order."""
-    seconds = {name: [] for name in loops}
+    seconds = {name: [] for name in lines}
     losses = {}
     for number in range(rounds):
-        order = list(loops) if number % 2 == 0 else list(loops)[::-1]
+        order = list(lines) if number % 2 == 0 else list(lines)[::-1]
         for name in order:
-            wall, cpu = time.perf_counter(), time.process_time()
-            losses[name] = loops[name].take(steps)
-            spent = time.perf_counter() - wall, time.process_time() - cpu
-            seconds[name].append((spent[0] / steps, spent[1] / steps))
+            wall, cpu, losses[name] = take(lines[name], steps)
+            seconds[name].append((wall / steps, cpu / steps))
     return seconds, losses
 
 

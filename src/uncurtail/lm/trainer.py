@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from uncurtail.lm.allocator import keep_freed_memory
 from uncurtail.lm.data import Corpus
 from uncurtail.lm.model import GPT, initial_weights
 from uncurtail.lm.optim import build_optimizers, fast_bf16
@@ -118,6 +119,8 @@ class Trainer:
         self._share, self._micro = _shares(train, self._ranks.size)
         if train.threads is not None:
             torch.set_num_threads(train.threads)
+        if self._device.type == "cpu":
+            keep_freed_memory()
         if train.deterministic:
             _be_deterministic(seed)
         bf16 = train.dtype == "bf16" or (train.dtype == "auto" and fast_bf16(self._device))
