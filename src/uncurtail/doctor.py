@@ -269,11 +269,14 @@ def _device() -> Iterator[Finding]:
         import torch
     except ImportError:
         return  # said above
+    from uncurtail.lm.compiling import c_compiler
     from uncurtail.lm.optim import fast_bf16
 
     if torch.cuda.is_available():
         names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
         yield Finding("GPU", f"{torch.cuda.device_count()} x {', '.join(sorted(names))}")
+        slow = "none: steps are not compiled, and slower; install gcc"
+        yield Finding("C compiler", c_compiler() or slow)
     else:
         yield Finding("GPU", "none: sites train on the CPU")
     bf16 = "fast" if fast_bf16(torch.device("cpu")) else "slow here: sites train in float32"

@@ -146,9 +146,10 @@ class TrainSection(Section):
     """How to train; a global step is `batch_sequences` at every site, whatever its ranks.
 
     Only `micro_sequences` (at most so many at a time in each rank; None: all), `threads` (None:
-    torch's choice), `compile` ("auto": on a GPU) and `checkpoint_activations` (less memory, a
-    quarter to a third more time) are a site's own. `dtype` "auto" is bf16 where the device computes
-    it fast. `deterministic`: the same bits again from the same start, at some cost in speed.
+    torch's choice), `compile` ("auto": on a GPU, unless `deterministic`) and
+    `checkpoint_activations` (less memory, a quarter to a third more time) are a site's own. `dtype`
+    "auto" is bf16 where the device computes it fast. `deterministic`: the same bits again from the
+    same start, at some cost in speed.
     """
 
     budget_tokens: int = Field(gt=0)
@@ -159,7 +160,7 @@ class TrainSection(Section):
     threads: int | None = Field(default=None, gt=0)
     dtype: Literal["auto", "bf16", "fp32"] = "auto"
     deterministic: bool = False
-    compile: Literal["never", "auto", "always"] = "never"
+    compile: Literal["never", "auto", "always"] = "auto"
     checkpoint_activations: bool = False
     optim: OptimSection = OptimSection()
     schedule: ScheduleSection = ScheduleSection()

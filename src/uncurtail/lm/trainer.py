@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from uncurtail.lm.allocator import keep_freed_memory
+from uncurtail.lm.compiling import compiled
 from uncurtail.lm.data import Corpus
 from uncurtail.lm.model import GPT, initial_weights
 from uncurtail.lm.optim import build_optimizers, fast_bf16
@@ -129,12 +130,9 @@ class Trainer:
         self.model.load_state_dict(initial_weights(model, seed))
         self.model.to(self._device)
         self.model.checkpoint_activations = train.checkpoint_activations
-        compiles = train.compile == "always" or (
-            train.compile == "auto" and self._device.type == "cuda"
-        )
-        self._loss: Callable[[Tensor, Tensor], Tensor] = (
-            torch.compile(self.model.loss, dynamic=False) if compiles else self.model.loss
-        )
+        # a compiler may choose other kernels at each start, and with them the last bits
+        mode = "never" if train.compile == "auto" and train.deterministic else train.compile
+        self._loss = compiled(self.model.loss, mode, self._device)
         self.optimizers = build_optimizers(self.model, train.optim, self.tokens_per_step)
         self.optimizers.compute_in(dtype)
         self._token_bytes = torch.zeros(model.vocab_size, dtype=torch.int64)
