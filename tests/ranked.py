@@ -78,6 +78,12 @@ def main(plan_file, out):
             with torch.no_grad():
                 trainer.model.lm_head.weight[0, 0] = float("nan")
 
+    def full(_, given):
+        if len(given[0]) > plan["room"]:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    if "room" in plan and ranks.rank == ranks.size - 1:
+        trainer.model.transformer.wte.register_forward_pre_hook(full)
     corpus.spoil = spoil
     results = []
     if ranks.first:

@@ -200,6 +200,19 @@ def test_all_ranks_end_with_the_same_weights(outcomes, size):
         assert all(map(math.isfinite, rank["weights"].values()))
 
 
+def test_a_rank_with_less_memory_takes_its_share_in_smaller_pieces(outcomes, corpus, tmp_path):
+    plan = the_plan(corpus)
+    plan = {**plan, "room": 1, "actions": plan["actions"][1:3]}
+    processes = launch(2, plan, tmp_path)
+    assert [process.wait(200) for process in processes] == [0, 0], said(tmp_path, 2)
+    assert "no memory for 2 sequences at a time: 1 from now on" in said(tmp_path, 2)
+    trained, held_out = json.loads((tmp_path / "0.json").read_text())["results"]
+    _, wanted, wanted_held_out = outcomes[2][0]["results"][:3]
+    assert trained["losses"] == pytest.approx(wanted["losses"], rel=1e-4)
+    assert trained["sha256"] == wanted["sha256"]
+    assert held_out == pytest.approx(wanted_held_out, rel=1e-4)
+
+
 def test_a_killed_rank_ends_the_others(corpus, tmp_path):
     plan = {**the_plan(corpus), "spoil": [0, -1], "actions": [{"do": "hang"}]}
     processes = launch(2, plan, tmp_path)

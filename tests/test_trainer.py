@@ -1,11 +1,11 @@
 import hashlib
 import math
-from itertools import islice
 
 import pytest
 import torch
 
 from uncurtail.lm.data import Corpus, DataSection, prepare
+from uncurtail.lm.micro import Micro
 from uncurtail.lm.model import ModelSection, initial_weights
 from uncurtail.lm.ranks import Ranks
 from uncurtail.lm.trainer import NonFiniteLoss, StepMetrics, Trainer, TrainOrder, TrainSection
@@ -203,23 +203,55 @@ def test_validation_never_holds_the_logits_of_a_batch(corpus):
     assert trainer.evaluate() == before
 
 
-class Hungry(Corpus):
-    """Data for which a GPU has no room."""
+def with_room_for(sequences, trainer):
+    """The trainer, on a device whose memory takes so many sequences at a time."""
 
-    def batch(self, *_):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+    def full(_, given):
+        if len(given[0]) > sequences:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
-    def val_batches(self, *given):
-        yield from islice(super().val_batches(*given), 1)
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+    trainer.model.transformer.wte.register_forward_pre_hook(full)
+    return trainer
 
 
-def test_too_little_memory_is_said_with_what_to_lower(corpus):
-    trainer = trainer_of(Hungry(corpus.folder, corpus.manifest))
-    with pytest.raises(ValueError, match=r"lower train\.micro_sequences"):
+def test_a_step_is_cut_into_as_many_pieces_as_memory_needs(corpus, caplog):
+    by_one = TRAIN.model_copy(update={"micro_sequences": 1})
+    wanted, held_out = run(trainer_of(corpus, by_one))[1], trainer_of(corpus, by_one).evaluate()
+    trainer = with_room_for(1, trainer_of(corpus))
+    assert trainer.evaluate() == held_out
+    assert run(trainer)[1] == wanted
+    said = [record.message for record in caplog.records]
+    assert said == [
+        "no memory for 4 sequences at a time: 2 from now on",
+        "no memory for 2 sequences at a time: 1 from now on",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        ({}, r"for 1 sequences of 16 tokens at a time: set train\.checkpoint_activations"),
+        ({"micro_sequences": 2}, r"for 2 sequences .*: leave train\.micro_sequences out, or lower"),
+    ],
+    ids=["as many as fit", "given"],
+)
+def test_too_little_memory_is_said_with_what_to_do(corpus, options, remedy):
+    trainer = with_room_for(0, trainer_of(corpus, TRAIN.model_copy(update=options)))
+    before = trainer.weights()
+    with pytest.raises(ValueError, match=remedy):
         run(trainer)
-    with pytest.raises(ValueError, match=r"for 4 sequences of 16 tokens at a time: lower"):
+    with pytest.raises(ValueError, match=remedy):
         trainer.evaluate()
+    assert same(trainer.weights(), before)
+
+
+@pytest.mark.parametrize(
+    ("batch", "ranks", "length", "size"),
+    [(256, 4, 2048, 32), (256, 1, 2048, 32), (96, 1, 2048, 32), (8, 1, 256, 8), (7, 1, 65536, 1)],
+)
+def test_no_more_tokens_at_a_time_than_pay(batch, ranks, length, size):
+    train = TrainSection(budget_tokens=1, batch_sequences=batch)
+    assert Micro(train, length, ranks).size == size
 
 
 def test_evaluation_changes_nothing_and_agrees_with_itself(corpus):

@@ -145,11 +145,11 @@ class ScheduleSection(Section):
 class TrainSection(Section):
     """How to train; a global step is `batch_sequences` at every site, whatever its ranks.
 
-    Only `micro_sequences` (at most so many at a time in each rank; None: all), `threads` (None:
-    torch's choice), `compile` ("auto": on a GPU, unless `deterministic`) and
-    `checkpoint_activations` (less memory, a quarter to a third more time) are a site's own. `dtype`
-    "auto" is bf16 where the device computes it fast. `deterministic`: the same bits again from the
-    same start, at some cost in speed.
+    Only `micro_sequences` (at most so many at a time in each rank; None: as many as its memory
+    allows), `threads` (None: torch's choice), `compile` ("auto": on a GPU, unless `deterministic`)
+    and `checkpoint_activations` (less memory, a quarter to a third more time) are a site's own.
+    `dtype` "auto" is bf16 where the device computes it fast. `deterministic`: the same bits again
+    from the same start, at some cost in speed.
     """
 
     budget_tokens: int = Field(gt=0)

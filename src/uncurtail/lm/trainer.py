@@ -2,9 +2,7 @@
 
 Knows no clock, and no network but its own ranks: each takes an equal share of every step, their
 gradients are averaged, and so they stay equal. The first is called; the others `follow` it.
-Suffixes: B sequences, T tokens, V vocabulary.
 """
-# ruff: noqa: N806
 
 import hashlib
 import math
@@ -21,6 +19,7 @@ from torch import Tensor
 from uncurtail.lm.allocator import keep_freed_memory
 from uncurtail.lm.compiling import compiled
 from uncurtail.lm.data import Corpus
+from uncurtail.lm.micro import Micro
 from uncurtail.lm.model import GPT, initial_weights
 from uncurtail.lm.optim import build_optimizers, fast_bf16
 from uncurtail.lm.ranks import Ranks, Word
@@ -117,7 +116,7 @@ class Trainer:
         self._ranks = ranks or Ranks()
         self._section, self._train, self._corpus = model, train, corpus
         self._device = self._ranks.device
-        self._share, self._micro = _shares(train, self._ranks.size)
+        self._micro = Micro(train, model.sequence_length, self._ranks.size)
         if train.threads is not None:
             torch.set_num_threads(train.threads)
         if self._device.type == "cpu":
@@ -237,26 +236,26 @@ class Trainer:
         with self._ranks.together(), self._within_memory():
             return self._held_out()
 
-    @torch.no_grad()
     def _held_out(self) -> tuple[float, float]:
-        nats = bits_nats = 0.0
-        tokens = text_bytes = 0
+        nats, bits_nats, tokens, text_bytes = self._ranks.total(self._micro.fitting(self._own_held))
+        return nats / tokens, bits_nats / (math.log(2) * max(1.0, text_bytes))
+
+    @torch.no_grad()
+    def _own_held(self) -> list[float]:
+        """Of this rank's part of the held-out text: nats, those of text, tokens, bytes."""
+        sums = torch.zeros(4, dtype=torch.float64)
         length, wanted = self._section.sequence_length, self._train.val_sequences
-        batches = self._corpus.val_batches(length, wanted, self._micro)
-        for inputs_BT, targets_BT in islice(batches, self._ranks.rank, None, self._ranks.size):
-            targets = targets_BT.flatten()
-            losses = self.model.losses(
-                inputs_BT.to(self._device), targets_BT.to(self._device)
-            ).cpu()
-            sizes = self._token_bytes[targets]
-            nats += float(losses.double().sum())
-            bits_nats += float(losses[sizes > 0].double().sum())
-            tokens += len(targets)
-            text_bytes += int(sizes.sum())
-        nats, bits_nats, all_tokens, all_bytes = self._ranks.total(
-            [nats, bits_nats, tokens, text_bytes]
-        )
-        return nats / all_tokens, bits_nats / (math.log(2) * max(1.0, all_bytes))
+        batches = self._corpus.val_batches(length, wanted, self._micro.first_size)
+        for batch in islice(batches, self._ranks.rank, None, self._ranks.size):
+            for inputs, targets in self._micro.pieces(batch):
+                at, to = inputs.to(self._device), targets.to(self._device)
+                losses = self.model.losses(at, to).cpu().double()
+                sizes = self._token_bytes[targets.flatten()]
+                sums += torch.tensor(
+                    [losses.sum(), losses[sizes > 0].sum(), len(sizes), sizes.sum()],
+                    dtype=torch.float64,
+                )
+        return sums.tolist()
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Copy weights into the model; the optimizers keep their state.
@@ -321,9 +320,8 @@ class Trainer:
         except torch.OutOfMemoryError as error:
             self.optimizers.zero_grad()
             raise ValueError(
-                f"{self._device} has too little memory for {self._micro} sequences of "
-                f"{self._section.sequence_length} tokens at a time: lower train.micro_sequences, "
-                "or set train.checkpoint_activations"
+                f"{self._device} has too little memory for {self._micro.size} sequences of "
+                f"{self._section.sequence_length} tokens at a time: {self._micro.remedy()}"
             ) from error
 
     @property
@@ -335,6 +333,16 @@ class Trainer:
     def _shape(self) -> tuple[int, int]:
         return self._section.sequence_length, self._train.batch_sequences
 
+    def _own_gradients(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Mean loss of this rank's share of a step, whose gradients are left in the model."""
+        self.optimizers.zero_grad()
+        total = torch.zeros((), device=self._device)
+        for inputs, targets in self._micro.pieces(batch):
+            loss = self._loss(inputs.to(self._device), targets.to(self._device)) / self._micro.count
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return total
+
     def _gradients(self, epoch: int, step: int) -> tuple[float, float]:
         """Mean loss of one step and norm of its gradient, which is left clipped in the model.
 
@@ -343,14 +351,8 @@ class Trainer:
         """
         # the sequences [B s, B s + B) of step s, cut into one piece for each rank
         piece = step * self._ranks.size + self._ranks.rank
-        length, micros = self._section.sequence_length, self._share // self._micro
-        inputs_BT, targets_BT = self._corpus.batch(epoch, piece, length, self._share)
-        self.optimizers.zero_grad()
-        total = torch.zeros((), device=self._device)
-        for inputs, targets in zip(inputs_BT.chunk(micros), targets_BT.chunk(micros), strict=True):
-            loss = self._loss(inputs.to(self._device), targets.to(self._device)) / micros
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
+        batch = self._corpus.batch(epoch, piece, self._section.sequence_length, self._micro.share)
+        total = self._micro.fitting(lambda: self._own_gradients(batch))
         gradients = [weight.grad for weight in self.model.parameters() if weight.grad is not None]
         self._ranks.average([total, *gradients])
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._train.grad_clip)
@@ -360,27 +362,6 @@ class Trainer:
                 f"loss {float(total)}, gradient norm {float(norm)} at epoch {epoch}, step {step}"
             )
         return float(total), float(norm)
-
-
-def _shares(train: TrainSection, ranks: int) -> tuple[int, int]:
-    """Sequences of a step that each rank takes, and how many of them at a time.
-
-    Raises:
-        ValueError: They cannot be equal.
-    """
-    share, rest = divmod(train.batch_sequences, ranks)
-    if rest:
-        raise ValueError(
-            f"batch_sequences {train.batch_sequences} cannot be shared by {ranks} ranks: "
-            "choose a multiple of the ranks"
-        )
-    micro = min(share, train.micro_sequences or share)
-    if share % micro:
-        raise ValueError(
-            f"micro_sequences {micro} does not divide the {share} sequences of each of the "
-            f"{ranks} ranks"
-        )
-    return share, micro
 
 
 def _be_deterministic(seed: int) -> None:
