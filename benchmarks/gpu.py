@@ -1,6 +1,6 @@
 """d20 on one GPU: tokens/s, MFU, peak memory, time to the first step. For when a GPU is at hand.
 
-    python benchmarks/gpu.py [--depth 20] [--micro 4] [--steps 20] [--checkpoint-activations]
+    python benchmarks/gpu.py [--depth 20] [--micro N] [--steps 20] [--checkpoint-activations]
 
 Each case runs in a process of its own, so that memory and start are its own: eager, compiled with
 an empty cache, compiled again with the cache that this left. Without CUDA it says so and exits 0.
@@ -96,6 +96,7 @@ def measure(asked: argparse.Namespace) -> dict:
     peak = peak_tflops(torch.cuda.get_device_name())
     return {
         "tokens_per_s": round(rate),
+        "micro_sequences": trainer.micro_sequences,
         "mfu": None if peak is None else round(rate * flops_per_token(model) / peak / 1e12, 4),
         "peak_memory_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2),
         # what the device must have: also what torch holds and does not use at the moment
@@ -119,7 +120,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=20)
     parser.add_argument("--length", type=int, default=2048)
     parser.add_argument("--batch", type=int, default=64, help="sequences a step")
-    parser.add_argument("--micro", type=int, default=4, help="sequences at a time")
+    parser.add_argument("--micro", type=int, help="sequences at a time; else as many as fit")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--checkpoint-activations", action="store_true")
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)

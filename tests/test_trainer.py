@@ -220,6 +220,7 @@ def test_a_step_is_cut_into_as_many_pieces_as_memory_needs(corpus, caplog):
     trainer = with_room_for(1, trainer_of(corpus))
     assert trainer.evaluate() == held_out
     assert run(trainer)[1] == wanted
+    assert trainer.micro_sequences == 1
     said = [record.message for record in caplog.records]
     assert said == [
         "no memory for 4 sequences at a time: 2 from now on",

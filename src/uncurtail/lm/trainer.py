@@ -148,6 +148,11 @@ class Trainer:
         """Tokens of one step at this site, all ranks together."""
         return self._train.batch_sequences * self._section.sequence_length
 
+    @property
+    def micro_sequences(self) -> int:
+        """How many sequences this rank takes at a time, as far as its memory is known."""
+        return self._micro.size
+
     def train(
         self,
         order: TrainOrder,
