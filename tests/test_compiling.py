@@ -5,13 +5,16 @@ import pytest
 import torch
 
 from uncurtail.lm.compiling import compiled
+from uncurtail.lm.sections import TrainSection
 
 BROKEN = """
 import torch
 from torch._inductor import config
 from uncurtail.lm.compiling import compiled
+from uncurtail.lm.sections import TrainSection
 config.cpp.cxx = ("/nowhere/c++",)
-loss = compiled(lambda x, y: (x * y).sin().sum(), sys.argv[1], torch.device("cuda"))
+train = TrainSection(budget_tokens=1, compile=sys.argv[1])
+loss = compiled(lambda x, y: (x * y).sin().sum(), train, torch.device("cuda"))
 print(float(loss(torch.ones(8), torch.zeros(8))))
 """
 
@@ -20,15 +23,23 @@ def loss(inputs, targets):
     return (inputs * targets).sum()
 
 
-@pytest.mark.parametrize(("mode", "device"), [("never", "cuda"), ("never", "cpu"), ("auto", "cpu")])
-def test_the_loss_stays_as_it_is(mode, device):
-    assert compiled(loss, mode, torch.device(device)) is loss
+@pytest.mark.parametrize(
+    ("options", "device"),
+    [
+        ({"compile": "never"}, "cuda"),
+        ({"compile": "auto", "deterministic": True}, "cuda"),
+        ({"compile": "auto"}, "cpu"),
+    ],
+)
+def test_the_loss_stays_as_it_is(options, device):
+    train = TrainSection(budget_tokens=1, **options)
+    assert compiled(loss, train, torch.device(device)) is loss
 
 
 def test_a_gpu_without_a_c_compiler_trains_eagerly_and_says_so(monkeypatch, caplog):
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("CC", raising=False)
-    assert compiled(loss, "auto", torch.device("cuda")) is loss
+    assert compiled(loss, TrainSection(budget_tokens=1), torch.device("cuda")) is loss
     assert "install gcc" in caplog.text
 
 

@@ -232,9 +232,10 @@ def test_a_step_is_cut_into_as_many_pieces_as_memory_needs(corpus, caplog):
     ("options", "remedy"),
     [
         ({}, r"for 1 sequences of 16 tokens at a time: set train\.checkpoint_activations"),
+        ({"checkpoint_activations": True}, r"for 1 sequences .*: train a smaller model or shorter"),
         ({"micro_sequences": 2}, r"for 2 sequences .*: leave train\.micro_sequences out, or lower"),
     ],
-    ids=["as many as fit", "given"],
+    ids=["as many as fit", "thrifty", "given"],
 )
 def test_too_little_memory_is_said_with_what_to_do(corpus, options, remedy):
     trainer = with_room_for(0, trainer_of(corpus, TRAIN.model_copy(update=options)))

@@ -9,21 +9,20 @@ import ctypes
 from contextlib import suppress
 
 # parameters of glibc's mallopt(3), from malloc.h
-TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, ARENA_MAX = -1, -2, -3, -8
+TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
 LARGEST = 2**31 - 1
 MMAP_LARGEST = 32 * 2**20  # glibc takes no more; larger blocks still come and go with each step
 PAD = 64 * 2**20
 
 
 def keep_freed_memory() -> None:
-    """From here on this process keeps what it frees, in one arena; nothing without glibc."""
+    """From here on this process keeps what it frees; without glibc nothing happens."""
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
-        # a threshold that is set no longer adapts, so the first alone would make things worse
+        # to set one stops the others from adapting: TRIM_THRESHOLD alone doubled an eager step
         for parameter, value in (
             (MMAP_THRESHOLD, MMAP_LARGEST),
             (TRIM_THRESHOLD, LARGEST),
             (TOP_PAD, PAD),
-            (ARENA_MAX, 1),
         ):
             mallopt(parameter, value)

@@ -4,13 +4,13 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from uncurtail.lm.sections import TrainSection
+
 Loss = Callable[[Tensor, Tensor], Tensor]
-Compile = Literal["never", "auto", "always"]
 
 log = logging.getLogger("uncurtail.train")
 
@@ -21,16 +21,19 @@ def c_compiler() -> str | None:
     return next(filter(None, found), None)
 
 
-def compiled(loss: Loss, mode: Compile, device: torch.device) -> Loss:
+def compiled(loss: Loss, train: TrainSection, device: torch.device) -> Loss:
     """The loss by `torch.compile`, or as it is.
 
     "auto" compiles on GPUs, if there is a C compiler, which Triton builds its launchers with; what
-    torch then fails to compile it computes as it is, and logs why. "always" raises what torch
-    raises. On a CPU it takes some 600 steps to pay.
+    torch then fails to compile, anywhere in this process, it computes as it is, and logs why.
+    "always" raises what torch raises. On a CPU it pays after some 600 steps (5.2M parameters).
     """
-    if mode == "never" or (mode == "auto" and device.type != "cuda"):
+    if train.compile == "never":
         return loss
-    if mode == "auto":
+    if train.compile == "auto":
+        # a compiler may choose other kernels at each start, and with them the last bits
+        if device.type != "cuda" or train.deterministic:
+            return loss
         if c_compiler() is None:
             log.warning("no C compiler: steps are not compiled, and slower (install gcc)")
             return loss

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from uncurtail.lm.sections import TrainSection
 
-# More at a time make no product faster, and d20 on a GPU of 80 GB has room for about as many
+# Where to start: 32 sequences of d20, which nanochat takes on GPUs of 80 GB; not measured here
 MICRO_TOKENS = 65_536
 
 Result = TypeVar("Result")
@@ -20,8 +20,8 @@ log = logging.getLogger("uncurtail.train")
 class Micro:
     """A rank's share of a step, in equal pieces of `size` sequences, one after the other.
 
-    The gradients are the same whatever the size. Without `train.micro_sequences` it starts at
-    `MICRO_TOKENS` and falls whenever memory is too small: each rank's by itself.
+    The gradients are the same whatever the size, but for rounding. Without `train.micro_sequences`
+    it starts at `MICRO_TOKENS` and falls whenever memory is too small: each rank's by itself.
     """
 
     def __init__(self, train: TrainSection, sequence_length: int, ranks: int) -> None:
@@ -50,6 +50,7 @@ class Micro:
             )
         self.first_size = self.size  # the same in all ranks
         self._fixed = given is not None
+        self._thrifty = train.checkpoint_activations
 
     @property
     def count(self) -> int:
@@ -66,7 +67,9 @@ class Micro:
         """What to do where memory is too small for it."""
         if self._fixed and self.size > 1:
             return "leave train.micro_sequences out, or lower it"
-        return "set train.checkpoint_activations"
+        if not self._thrifty:
+            return "set train.checkpoint_activations"
+        return "train a smaller model or shorter sequences, or share a step by more ranks or GPUs"
 
     def fitting(self, work: Callable[[], Result]) -> Result:
         """What `work`, which keeps to `size`, gives; begun anew with a smaller one if need be.

@@ -129,9 +129,7 @@ class Trainer:
         self.model.load_state_dict(initial_weights(model, seed))
         self.model.to(self._device)
         self.model.checkpoint_activations = train.checkpoint_activations
-        # a compiler may choose other kernels at each start, and with them the last bits
-        mode = "never" if train.compile == "auto" and train.deterministic else train.compile
-        self._loss = compiled(self.model.loss, mode, self._device)
+        self._loss = compiled(self.model.loss, train, self._device)
         self.optimizers = build_optimizers(self.model, train.optim, self.tokens_per_step)
         self.optimizers.compute_in(dtype)
         self._token_bytes = torch.zeros(model.vocab_size, dtype=torch.int64)
