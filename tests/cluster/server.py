@@ -1,9 +1,13 @@
 """The API server: real HTTP on loopback, with tokens, roles and planned faults."""
 
 import asyncio
+import socket
 import ssl
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakSet
 
 from aiohttp import web
 
@@ -20,6 +24,30 @@ _OPEN_PATHS = ("/healthz", "/livez", "/readyz", "/version")
 _AGGREGATED = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 
 
+class Listening(socket.socket):
+    """A listening socket that knows whom it let in, also who still shakes hands for TLS."""
+
+    def __init__(self, address: str, port: int) -> None:
+        super().__init__()
+        self.setblocking(False)
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.bind((address, port))
+        self.taken: WeakSet[socket.socket] = WeakSet()
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        connection, peer = super().accept()
+        self.taken.add(connection)
+        return connection, peer
+
+    def cut(self) -> bool:
+        """End all connections without a word; whether some were there to end."""
+        open_ones = [connection for connection in self.taken if connection.fileno() >= 0]
+        for connection in open_ones:
+            with suppress(OSError):  # the other end was faster
+                connection.shutdown(socket.SHUT_RDWR)
+        return bool(open_ones)
+
+
 @dataclass
 class Server:
     """One API server over a store that may outlive it."""
@@ -34,7 +62,7 @@ class Server:
     is_up: bool = False
     requests: list[tuple[str, Ask]] = field(default_factory=list)
     _runner: web.AppRunner | None = None
-    _connections: set[asyncio.BaseTransport] = field(default_factory=set)
+    _listening: list[Listening] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.authorizer = Authorizer(self.api.store)
@@ -47,34 +75,34 @@ class Server:
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2)
         await self._runner.setup()
         for address in self.addresses:
-            site = web.TCPSite(
-                self._runner, address, self.port, reuse_address=True, ssl_context=self.tls
-            )
-            await site.start()
+            listening = Listening(address, self.port)
+            self._listening.append(listening)
+            await web.SockSite(self._runner, listening, ssl_context=self.tls).start()
             # the first finds a port, the others have the same
-            self.port = self._runner.addresses[0][1]
+            self.port = listening.getsockname()[1]
         self.is_up = True
 
     async def stop(self) -> None:
-        """Cut all connections and listen no more."""
+        """Listen no more, and end all connections: as a process that dies."""
         self.is_up = False
         self.api.store.wake()
-        self.cut()
+        for listening in self._listening:
+            # no other must be let in: asyncio forgets to close one that comes as its server ends
+            asyncio.get_running_loop().remove_reader(listening)
+        async with asyncio.timeout(10):
+            while self.cut():
+                await asyncio.sleep(0.01)
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+        self._listening.clear()
 
-    def cut(self) -> None:
-        """Drop every connection that is open, watches included, without a word."""
-        for transport in list(self._connections):
-            if isinstance(transport, asyncio.Transport):
-                transport.abort()
-        self._connections.clear()
+    def cut(self) -> bool:
+        """Drop every connection that is open, watches included, without a word; whether any was."""
+        were_open = [listening.cut() for listening in self._listening]
+        return any(were_open)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        transport = request.transport
-        if transport is not None:
-            self._connections.add(transport)
         try:
             return await self._answer(request)
         except ApiError as error:
@@ -88,9 +116,6 @@ class Server:
             # a mistake of ours: the client sees 500, and the test fails when the cluster stops
             self.failures.append(error)
             raise
-        finally:
-            if transport is not None:
-                self._connections.discard(transport)
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         user, ask = self._user(request), ask_of(request)

@@ -1,5 +1,7 @@
 """Faults strike the requests that they are planned for, and no others."""
 
+import socket
+
 import httpx
 import pytest
 
@@ -48,6 +50,13 @@ def test_a_slow_answer_comes_in_the_end(cluster, admin):
     plan = cluster.faults.plan(Slow(0.2))
     admin.done(admin.post(CONFIG_MAPS, config_map("one")))
     assert plan.seen == 1
+
+
+def test_a_server_that_stops_also_leaves_those_who_still_shake_hands(cluster):
+    with socket.create_connection(("127.0.0.1", cluster.server.port), timeout=5) as early:
+        cluster.call(lambda api: None)  # by now it has been let in, and is asked for its first word
+        cluster.restart_server()
+        assert early.recv(1) == b""
 
 
 class Broken:
