@@ -162,3 +162,19 @@ def test_what_counts_no_more_is_asked_for_no_more():
     grid.asked.clear()
     until(lambda: grid.asked >= current)
     assert grid.asked == current
+
+
+def test_a_reply_for_which_no_thread_can_be_started_is_fetched_when_one_can():
+    grid = Slow()
+    post = post_to(grid)
+    before = threading.stack_size(2**46)  # more than the machine has: no thread starts
+    try:
+        post.send(order(site="duck"))
+        post.send(order(site="solar"))
+        until(lambda: post.trouble is not None)
+        assert post.trouble == "Flower: RuntimeError: can't start new thread"
+    finally:
+        threading.stack_size(before)
+    grid.whole.set()
+    found: set[str] = set()
+    until(lambda: found.update(reply.site for reply in post.receive()) or len(found) == 2)

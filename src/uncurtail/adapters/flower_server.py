@@ -162,7 +162,12 @@ class PostOffice:
         for identity in self._waiting.keys() - self._asking:
             self._asking.add(identity)
             pull = partial(self._pull, identity)
-            threading.Thread(target=pull, name=identity, daemon=True).start()
+            try:
+                threading.Thread(target=pull, name=identity, daemon=True).start()
+            except RuntimeError as error:  # the process may have no more threads: asked for later
+                self._asking.discard(identity)
+                self._fails(error)
+                return
 
     def _pull(self, identity: str) -> None:
         self._attempt(partial(self._fetch, identity))
