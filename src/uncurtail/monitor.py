@@ -123,7 +123,7 @@ class Monitor:
         """One line for the person."""
         self.note = text
         if self._live is None:
-            self.console.print(text, highlight=False, markup=False)
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def showing(self) -> Iterator[None]:

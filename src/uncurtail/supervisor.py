@@ -175,8 +175,10 @@ class Supervisor:
         if now < self.retry_at or self._dead("superexec"):
             return
         if self.submissions > self.config.flower.restarts:
+            superexec = self.revived.get("superexec", Backoff())
+            why = f": {self._keeps_ending('superexec')}" if superexec.failures > 1 else ""
             raise RunFailedError(
-                f"the coordinator failed {self.submissions} times: see {self.folder.logs}"
+                f"the coordinator failed {self.submissions} times{why}: see {self.folder.logs}"
             )
         self.submissions += 1
         self.submitted = True
@@ -199,7 +201,18 @@ class Supervisor:
             return
         backoff = self.revived.setdefault(role, Backoff())
         if backoff.due(clock.monotonic()):
+            if backoff.failures == 2:  # nobody killed it: it cannot live
+                self.monitor.say(f"{self._keeps_ending(role)} (see {self.folder.logs}/{role}.log)")
             start()
+
+    def _keeps_ending(self, role: str) -> str:
+        """What is wrong where a process ends soon after each start."""
+        if role == "superexec" and self._shared_superlink:  # where it is refused it does not say so
+            return (
+                f"the SuperExec at {self.config.flower.superlink} keeps ending: if that SuperLink "
+                f"has a secret for it, set {SUPEREXEC_SECRET} or {SUPEREXEC_SECRET}_FILE"
+            )
+        return f"{role} keeps ending"
 
     def _introduced(self) -> bool:
         return (self.folder.private / COORDINATOR).exists()

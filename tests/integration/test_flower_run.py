@@ -147,3 +147,17 @@ def test_a_run_that_flwr_started_survives_its_serverapp_and_its_supervisor(feder
     assert f"Run folder: {run.folder.path}" in said
     assert "coordinator 3 at work" in said
     assert "Stopped. Resume with: the same flwr run" in said
+
+
+def test_a_run_that_lacks_the_secret_of_its_superlink_says_so(small_run, superlink):
+    run = small_run(minutes=900, windows={"north": [(0, 900)], "south": []}, speed=60.0)
+    authority = superlink.certificates / "ca.crt"
+    settings = [f"flower.superlink={superlink.address}", f"flower.superlink_ca={authority}"]
+    run.start(*(part for each in settings for part in ("--set", each)))
+    give_up = time.monotonic() + 60.0
+    while "has a secret for it, set UNCURTAIL_SUPEREXEC_SECRET" not in run.output():
+        assert time.monotonic() < give_up, run.output()
+        time.sleep(0.2)
+    run.interrupt()
+    assert run.wait(60) == 130
+    assert "Resume with" in run.output()
