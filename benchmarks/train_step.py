@@ -4,13 +4,14 @@
 
 The plain loop is what one writes first with torch alone: fp32, eager, logits of the whole batch,
 cross-entropy, torch's own Muon and AdamW. Ours is `Trainer.train`, hashes, clipping and all. Each
-has a process of its own, since ours changes how its process keeps memory. They take turns,
-`--rounds` times, and each round gives one ratio: what else the machine does falls on both. On a
-busy machine look at the ratio of CPU seconds, which waits for nobody. 5.2M parameters, 2,048
-tokens a step.
+has a process of its own, since ours changes how its process keeps memory and how long OpenMP's
+threads spin. They take turns, `--rounds` times, and each round gives one ratio: what else the
+machine does falls on both. On a busy machine look at the ratio of CPU seconds, which waits for
+nobody. 5.2M parameters, 2,048 tokens a step.
 """
 
 import argparse
+import os
 import statistics
 import sys
 import tempfile
@@ -32,6 +33,8 @@ MODEL = ModelSection(depth=4, vocab_size=4096, sequence_length=256)
 DATA = DataSection(source="grammar", documents=4_000)
 BATCH = 8
 GOALS = {"eager bf16": 1.6, "compiled bf16": 2.5}
+OPENMP_SPINS = "300000"  # what OpenMP does where nobody says another number
+OUR_SPINS = os.environ["GOMP_SPINCOUNT"]
 WARM_UP = 3  # steps before the first turn, the first of which is timed by itself
 # the rates stay at their top, so both sides have the same
 FLAT = ScheduleSection(warmup_share=0.0, warmdown_share=0.0, momentum_ramp_share=0.0)
@@ -141,6 +144,7 @@ def main() -> None:
     lines, processes, first = {}, [], {}
     for name, section in trains.items():
         lines[name], theirs = context.Pipe()
+        os.environ["GOMP_SPINCOUNT"] = OPENMP_SPINS if name.startswith("plain") else OUR_SPINS
         process = context.Process(target=serve, args=(name, asked.data, section, theirs))
         process.start()
         processes.append(process)
