@@ -362,3 +362,31 @@ def test_the_time_of_a_mark_is_the_time_of_the_plan():
     cluster.reconcile(manifest(pool(replicas=1)))
     (mark,) = (a for a in cluster.actions if isinstance(a, Annotate))
     assert (mark.key, mark.value) == (DRAIN_REQUESTED_AT, "2027-01-15T08:00:07Z")
+
+
+@pytest.mark.parametrize("carried_out", range(6))
+def test_events_tell_what_was_carried_out_and_nothing_else(carried_out):
+    cluster = running(manifest(pool(replicas=2)))
+    larger = manifest(pool(replicas=5), nodes={"image": "new"})
+    cluster.fail_after = carried_out
+    cluster.reconcile(larger)
+
+    def done(kind) -> int:
+        return sum(isinstance(action, kind) for action in cluster.actions)
+
+    assert len(cluster.actions) <= carried_out
+    assert reasons(cluster).count("Scaled") == done(Scale)
+    assert reasons(cluster).count("Updated") == done(Update)
+    cluster.fail_after = None
+    cluster.settle(larger)
+    assert (reasons(cluster).count("Scaled"), done(Scale)) == (1, 1)
+    assert reasons(cluster).count("Updated") == done(Update)
+
+
+@pytest.mark.parametrize("carried_out", range(4))
+def test_a_drain_is_told_once_all_its_pods_have_been(carried_out):
+    cluster = running(manifest(pool(replicas=3)))
+    cluster.fail_after = carried_out
+    cluster.reconcile(manifest(pool(replicas=1)))
+    told = sum(isinstance(action, Annotate) for action in cluster.actions)
+    assert ("Draining" in reasons(cluster)) == (told == 2)

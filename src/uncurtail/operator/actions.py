@@ -64,11 +64,15 @@ Action = Create | Update | Delete | Scale | Annotate | PatchStatus
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What a user should read in `kubectl describe federation`."""
+    """What a user should read in `kubectl describe federation`.
+
+    `after`: how many of the plan's actions must have been carried out for it to be true.
+    """
 
     type: Literal["Normal", "Warning"]
     reason: str
     message: str
+    after: int = 0
 
 
 class Cluster(Protocol):

@@ -5,7 +5,7 @@ goes on from what it finds. What has to wait (a drain, a deletion) is left out u
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from uncurtail.errors import UserError
@@ -242,14 +242,15 @@ class _Build:
         return pods_of(self._observed.pods, self._federation, pool, workload)
 
     def _take(self, pool: str, step: Step) -> None:
+        before = len(self._actions)
         self._actions += step.actions
-        self._events += step.events
+        self._events += [replace(event, after=before + event.after) for event in step.events]
         self._steps.setdefault(pool, []).append(step)
 
     def _create(self, child: Manifest) -> None:
         self._actions.append(Create(child))
         if child["kind"] in WORKLOADS:
-            self._events.append(Event("Normal", "Created", str(ref_of(child))))
+            self._say("Created", str(ref_of(child)))
 
     def _update(self, child: Manifest, found: Manifest, reason: str) -> None:
         """Never the scale: what is there now stays until the plan says Scale."""
@@ -257,13 +258,16 @@ class _Build:
             live = (found.get("spec") or {}).get("replicas", 1)
             child = child | {"spec": child["spec"] | {"replicas": live}}
         self._actions.append(Update(child, reason))
-        text = f"{ref_of(child)} {reason}"
-        self._events.append(Event("Normal", "Updated", text))
+        self._say("Updated", f"{ref_of(child)} {reason}")
 
     def _delete(self, found: Manifest, how: Literal["Foreground", "Orphan"], reason: str) -> None:
         ref, uid = ref_of(found), str(found["metadata"].get("uid", ""))
         self._actions.append(Delete(ref, uid, how, reason))
-        self._events.append(Event("Normal", "Deleted", f"{ref}: {reason}"))
+        self._say("Deleted", f"{ref}: {reason}")
+
+    def _say(self, reason: str, text: str) -> None:
+        """What is true once the actions so far are carried out."""
+        self._events.append(Event("Normal", reason, text, after=len(self._actions)))
 
     def _finish(self) -> Plan:
         views = [self._view(pool) for pool in self._federation.spec.supernodes.pools]

@@ -56,26 +56,29 @@ def scale_step(
         min(live, max([wanted, *(number + 1 for number in waiting)])) if live > wanted else wanted
     )
     kept = spared([pod for pod in pods if ordinal(pod) < wanted])
-    actions = [*_unmark(kept), *_mark(drained, now)]
+    actions: list[Action] = [*_unmark(kept)]
+    events = [*_kept_event(pool, kept, len(actions))]
+    actions += _mark(drained, now)
+    events += _drain_event(pool, drained, timeout_s, len(actions))
     if replicas != live:
         actions.append(Scale(ref_of(found), replicas, f"from {live} to {replicas}"))
-    events = [*_kept_event(pool, kept), *_drain_event(pool, drained, timeout_s)]
-    if replicas != live:
         text = f"pool {pool}: from {live} to {replicas} SuperNodes"
-        events.append(Event("Normal", "Scaled", text))
+        events.append(Event("Normal", "Scaled", text, after=len(actions)))
     return Step(tuple(actions), tuple(events), drained, replicas)
 
 
 def leave_step(pool: str, pods: Sequence[Manifest], now: float, timeout_s: float) -> Step:
     """Drain every pod of a workload that has to go as a whole."""
     drained = drain(pods, now, timeout_s)
-    return Step(_mark(drained, now), _drain_event(pool, drained, timeout_s), drained)
+    actions = _mark(drained, now)
+    return Step(actions, _drain_event(pool, drained, timeout_s, len(actions)), drained)
 
 
 def stay_step(pool: str, pods: Sequence[Manifest]) -> Step:
     """Nothing has to go; whoever was told so stays."""
     kept = spared([pod for pod in pods if not is_ending(pod)])
-    return Step(_unmark(kept), _kept_event(pool, kept))
+    actions = _unmark(kept)
+    return Step(actions, _kept_event(pool, kept, len(actions)))
 
 
 def _mark(drained: Drained, now: float) -> tuple[Action, ...]:
@@ -87,14 +90,14 @@ def _unmark(pods: Sequence[str]) -> tuple[Action, ...]:
     return tuple(Annotate(pod, key, None) for pod in pods for key in keys)
 
 
-def _drain_event(pool: str, drained: Drained, timeout_s: float) -> tuple[Event, ...]:
+def _drain_event(pool: str, drained: Drained, timeout_s: float, after: int) -> tuple[Event, ...]:
     if not drained.mark:
         return ()
     text = f"pool {pool}: {', '.join(drained.mark)} asked to leave within {timeout_s:.0f} s"
-    return (Event("Normal", "Draining", text),)
+    return (Event("Normal", "Draining", text, after),)
 
 
-def _kept_event(pool: str, pods: Sequence[str]) -> tuple[Event, ...]:
+def _kept_event(pool: str, pods: Sequence[str], after: int) -> tuple[Event, ...]:
     if not pods:
         return ()
-    return (Event("Normal", "DrainCancelled", f"pool {pool}: {', '.join(pods)} may stay"),)
+    return (Event("Normal", "DrainCancelled", f"pool {pool}: {', '.join(pods)} may stay", after),)

@@ -34,14 +34,15 @@ def reconcile(cluster: Cluster, federation: Manifest, now: float) -> Outcome:
     decided = plan(federation, observed, now)
     failure: str | None = None
     said, events = decided.status, list(decided.events)
-    for action in decided.actions:
+    for done, action in enumerate(decided.actions):
         try:
             cluster.apply(action)
         except ApiError as error:
             failure = f"{_what(action)}: {error}"
+            events = [event for event in events if event.after <= done]
             if not error.transient:
-                after = status.refused(said, observed.status, failure, now)
-                said, events = after.status, [*events, *after.events]
+                refused = status.refused(said, observed.status, failure, now)
+                said, events = refused.status, [*events, *refused.events]
             break
     cluster.report(said, events)
     return Outcome(decided, failure)
