@@ -201,7 +201,7 @@ class Supervisor:
             return
         backoff = self.revived.setdefault(role, Backoff())
         if backoff.due(clock.monotonic()):
-            if backoff.failures == 2:  # nobody killed it: it cannot live
+            if backoff.failures == 2:  # it ended soon after its start
                 self.monitor.say(f"{self._keeps_ending(role)} (see {self.folder.logs}/{role}.log)")
             start()
 
